@@ -1,0 +1,36 @@
+# Each target does all of its own set-up: a fresh machine needs Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test test-slow lint install clean
+
+train: install           ## train on the embedded digits
+	$(BIN)/densely train digits
+
+test: .venv/dev          ## the fast tests
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/dev     ## real training on CIFAR-10 and everything else that takes long
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/dev          ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/installed ## .venv with densely in it
+
+# Stamps, so that a second call starts at once, and an interrupted first one starts again.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Densely needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: .venv/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:                   ## remove the environment and all caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

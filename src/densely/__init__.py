@@ -1,0 +1,86 @@
+"""Densely: DenseNets trained from scratch, where labelled images are scarce.
+
+    import densely
+    model = densely.build("densenet-bc-100-12", input_shape=(32, 32, 3), classes=10)   # a keras.Model
+    run = densely.train("digits")                                                      # what `densely train` does
+
+The engine is PyTorch unless you chose another through `KERAS_BACKEND`, or imported Keras before Densely.
+Names load on first use, so that importing Densely (and `densely --help`) stays quick.
+"""
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from densely.version import __version__
+
+if "keras" not in sys.modules:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+
+if TYPE_CHECKING:
+    from densely.architecture import NETWORKS, NetworkSpec, build
+    from densely.data import Dataset, Parts, load
+    from densely.errors import DataError, DenselyError, UsageError
+    from densely.layers import DenseBlock, NormReluConv, Transition
+    from densely.notebook import create_dense_net
+    from densely.optimizers import CoupledSGD
+    from densely.progress import ProgressBar
+    from densely.recipes import Recipe
+    from densely.runs import Run
+    from densely.training import train
+
+_HOME = {
+    "NETWORKS": "architecture",
+    "NetworkSpec": "architecture",
+    "build": "architecture",
+    "Dataset": "data",
+    "Parts": "data",
+    "load": "data",
+    "DataError": "errors",
+    "DenselyError": "errors",
+    "UsageError": "errors",
+    "DenseBlock": "layers",
+    "NormReluConv": "layers",
+    "Transition": "layers",
+    "create_dense_net": "notebook",
+    "CoupledSGD": "optimizers",
+    "ProgressBar": "progress",
+    "Recipe": "recipes",
+    "Run": "runs",
+    "train": "training",
+}
+
+__all__ = [
+    "NETWORKS",
+    "CoupledSGD",
+    "DataError",
+    "Dataset",
+    "DenseBlock",
+    "DenselyError",
+    "NetworkSpec",
+    "NormReluConv",
+    "Parts",
+    "ProgressBar",
+    "Recipe",
+    "Run",
+    "Transition",
+    "UsageError",
+    "__version__",
+    "build",
+    "create_dense_net",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'densely' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"densely.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

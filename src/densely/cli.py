@@ -1,0 +1,345 @@
+"""The command line: parses, calls, prints. Everything it does can be done in Python too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import densely
+from densely.errors import DenselyError, UsageError
+
+app = typer.Typer(
+    help="DenseNets trained from scratch, where labelled images are scarce.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where built-in data lie.", envvar="DENSELY_DATA", show_default="~/.cache/densely/data"),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/digits-1.")]
+WeightsOption = Annotated[
+    str, typer.Option(metavar="final|best", help="The last epoch's weights, or those best on the validation part.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"densely {densely.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="digits, cifar10, cifar100, cifar100-coarse, svhn, svhn-extra, or a folder: one sub-folder a class, "
+            "or train/ (val/) (test/) above them.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="by the data")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", show_default="recipe")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="recipe")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default="recipe")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="cosine|staged|constant", help="Of the learning rate.", show_default="recipe")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="λ.", show_default="recipe")] = None,
+    decay_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|kernels",
+            help="λ·w in the gradient of all parameters (the paper), or l2(λ) on kernels (Keras).",
+            show_default="recipe",
+        ),
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="unit|standardise",
+            help="Pixels to [0, 1], or to mean 0 and standard deviation 1 a channel.",
+            show_default="recipe",
+        ),
+    ] = None,
+    shift: Annotated[
+        int | None, typer.Option(help="Random shift of each image, in pixels.", show_default="recipe")
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Random mirroring.", show_default="recipe")
+    ] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of the training images held out to watch.", show_default="recipe")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Of the network.", show_default="network")] = None,
+    growth_rate: Annotated[int | None, typer.Option(help="k, of the network.", show_default="network")] = None,
+    dropout: Annotated[float | None, typer.Option(help="0 to below 1.", show_default="network")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Use at most this many images to train, and to test.", show_default="all")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Bring a folder's images to this size.", show_default="by data")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="Bring a folder's images to grey (1) or colour (3).", show_default="by data")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; must be new or empty.", show_default="runs/DATA-N")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a DenseNet and score it once on images it never saw."""
+    recipe = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+        "decay_on": decay_on,
+        "preprocessing": preprocessing,
+        "shift": shift,
+        "flip": flip,
+        "val_fraction": val_fraction,
+    }
+    network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
+    if model is not None:
+        # A mistyped name is told before data are read and the engine is loaded.
+        from densely.architecture import spec
+
+        spec(model)
+    densely.train(
+        source,
+        model=model,
+        out=out_folder,
+        seed=seed,
+        limit=limit,
+        data_dir=data_dir,
+        size=_size(size),
+        channels=channels,
+        network=_given(network),
+        console=out,
+        **_given(recipe),
+    )
+
+
+@app.command()
+def evaluate(
+    run_folder: RunFolder,
+    part: Annotated[str, typer.Option(metavar="test|val|train", help="Which part to score.")] = "test",
+    weights: WeightsOption = "final",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Score a trained network again, on the parts its training recorded."""
+    from densely.runs import Run
+
+    part = _choice("--part", part, ("test", "val", "train"))
+    run = Run.open(run_folder)
+    chosen = _weights(weights)
+    from densely.evaluation import evaluate as score
+    from densely.training import parts_of
+
+    dataset = getattr(parts_of(run, data_dir), part)
+    if dataset is None:
+        raise UsageError(f"{run_folder} has no {part} part.")
+    found = score(run.model(chosen), dataset, run.preprocessing)
+    if as_json:
+        print(json.dumps({"part": part, "weights": chosen, **found}))
+        return
+    out.print(f"{run_folder}, {part} part, {chosen} weights", highlight=False, soft_wrap=True)
+    table = Table("score", "value")
+    for name, value in found.items():
+        table.add_row(name, f"{100 * value:.2f} %" if "accuracy" in name else f"{value:,.4g}")
+    out.print(table)
+
+
+@app.command()
+def predict(
+    run_folder: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="PNG, JPEG, WebP or BMP files.")],
+    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    weights: WeightsOption = "final",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Name the likeliest classes of images."""
+    from densely.runs import Run
+
+    run = Run.open(run_folder)
+    chosen = _weights(weights)
+    from densely.prediction import predict as guess
+
+    guesses = guess(run, list(images), top=top, weights=chosen)
+    if as_json:
+        rows = [
+            {"image": str(image), "top": [{"class": g.label, "probability": round(g.probability, 6)} for g in found]}
+            for image, found in zip(images, guesses, strict=True)
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for image, found in zip(images, guesses, strict=True):
+        out.print(f"[bold]{image}", highlight=False, soft_wrap=True)
+        table = Table("class", "probability", "", box=None)
+        for g in found:
+            table.add_row(g.label, f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
+        out.print(table)
+
+
+@app.command()
+def models() -> None:
+    """List the networks: size, cost, and the errors the paper reports."""
+    from densely import cost
+    from densely.architecture import NETWORKS, PAPER_ERRORS
+
+    columns = ("C10", "C10+", "C100", "C100+", "SVHN")
+    table = Table(
+        "network",
+        *(f"{c}" for c in ("input", "parameters", "multiply-adds")),
+        *columns,
+        caption="Test error in %, as published; + with flip and shift. Parameters: trainable, 10 classes "
+        "(ImageNet: 1,000). Multiply-adds: one image, forward.",
+        caption_justify="left",
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, network in NETWORKS.items():
+        errors = PAPER_ERRORS.get(name, {})
+        height, width, channels = network.input_shape
+        table.add_row(
+            name,
+            f"{height}×{width}×{channels}",
+            f"{cost.parameters(network):,}",
+            f"{cost.multiply_adds(network) / 1e6:,.0f} M",
+            *(f"{errors[c]:.2f}" if c in errors else "" for c in columns),
+        )
+    _wide(table)
+
+
+@app.command()
+def summary(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network's name.")],
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="HxWxC", help="Size and channels of the images.", show_default="network")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="network")] = None,
+    depth: Annotated[int | None, typer.Option(help="L.", show_default="network")] = None,
+    growth_rate: Annotated[int | None, typer.Option(help="k.", show_default="network")] = None,
+) -> None:
+    """Show a network stage by stage, like Table 1 of the paper."""
+    from densely import architecture, cost
+
+    shape = None if input_shape is None else _numbers("--input-shape", input_shape, (3,), "32x32x3")
+    network = architecture.spec(
+        model, **_given({"input_shape": shape, "classes": classes, "depth": depth, "growth_rate": growth_rate})
+    )
+    found = cost.stages(network)
+    dropout = f", dropout {network.dropout}" if network.dropout else ""
+    table = Table(
+        "stage", "output", "layers", "parameters", "multiply-adds", title=f"{model}{dropout}", title_justify="left"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    layers = iter(network.block_layers)
+    for stage in found:
+        table.add_row(
+            stage.name,
+            "×".join(map(str, stage.shape)),
+            str(next(layers)) if stage.name.startswith("dense_block") else "",
+            f"{stage.parameters:,}",
+            f"{stage.multiply_adds / 1e6:,.2f} M",
+        )
+    table.add_section()
+    total = sum(s.multiply_adds for s in found)
+    table.add_row("total", "", "", f"{sum(s.parameters for s in found):,}", f"{total / 1e6:,.2f} M")
+    _wide(table)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _choice(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UsageError(f"{option} must be one of {', '.join(choices)}, not {value!r}.")
+    return value
+
+
+def _weights(value: str) -> Any:
+    return _choice("--weights", value, ("final", "best"))
+
+
+def _numbers(option: str, text: str, counts: tuple[int, ...], example: str) -> tuple[int, ...]:
+    """Whole numbers with `x` between them."""
+    words = text.lower().replace("×", "x").split("x")
+    if len(words) not in counts or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{option} must look like {example}, not {text!r}.")
+    return tuple(map(int, words))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    numbers = _numbers("--size", text, (1, 2), "64 or 48x64")
+    return numbers[0], numbers[-1]
+
+
+def _wide(table: Table) -> None:
+    """Print a table whole where the output is no terminal: a pipe has no width to wrap to."""
+    (out if out.is_terminal else Console(width=160)).print(table)
+
+
+def main() -> None:
+    """Run the command line; every failure ends as one sentence and an exit code, never as a traceback."""
+    try:
+        app(standalone_mode=True)
+    except DenselyError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("Interrupted.", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os._exit(0)
+    except MemoryError:
+        _end("Out of memory: try a smaller --batch-size or network.", 1)
+    except Exception as error:
+        if os.environ.get("DENSELY_DEBUG"):
+            raise
+        _end(
+            f"Unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]} "
+            "(this is a fault of Densely; set DENSELY_DEBUG=1 to see where).",
+            1,
+        )
+
+
+def _end(message: str, code: int) -> None:
+    err.print(
+        f"[bold red]densely:[/] {message}" if err.is_terminal else f"densely: {message}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    sys.exit(code)

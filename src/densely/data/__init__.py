@@ -1,0 +1,95 @@
+"""Data in: one module a source, one for splits, one for augmentation. Knows nothing of networks or training.
+
+parts = densely.data.load("digits")
+parts, record = densely.data.complete(parts, val_fraction=0.1)
+"""
+
+import os
+from pathlib import Path
+
+from densely.data import cifar, digits, folder, svhn
+from densely.data.augmentation import shift_and_flip
+from densely.data.batches import Preprocessing, batch_rng, epoch_order
+from densely.data.dataset import Dataset, Parts
+from densely.data.download import Notify, fetch, to_stderr
+from densely.data.folder import Progress
+from densely.data.images import read_image
+from densely.data.splits import SplitRecord, complete, limit, stratified
+from densely.errors import UsageError, unknown
+
+NAMES = ("digits", "cifar10", "cifar100", "cifar100-coarse", "svhn", "svhn-extra")
+"""The data sets that have a name; any other data set is a folder of images."""
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "Parts",
+    "Preprocessing",
+    "SplitRecord",
+    "batch_rng",
+    "complete",
+    "default_data_dir",
+    "epoch_order",
+    "limit",
+    "load",
+    "read_image",
+    "shift_and_flip",
+    "stratified",
+]
+
+
+def default_data_dir() -> Path:
+    """Where downloaded data sets are: `$DENSELY_DATA`, else `~/.cache/densely/data`."""
+    return Path(os.environ.get("DENSELY_DATA") or "~/.cache/densely/data").expanduser()
+
+
+def load(
+    name: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    notify: Notify | None = None,
+    progress: Progress | None = None,
+) -> Parts:
+    """A data set by name, or a folder of images by path.
+
+    Args:
+        name: one of `NAMES`; or the path of a folder (for a folder with such a name, write `./digits`).
+        data_dir: where the files of a named data set are, or are downloaded to; default `default_data_dir()`.
+        size: folders only: (height, width) in pixels; default from the images (see `folder.load`).
+        channels: folders only: 1, 3 or 4; default from the images.
+        notify: told when something is downloaded; default prints to standard error.
+        progress: folders only: called as (images decoded, images to decode).
+
+    Raises:
+        UsageError: no such name or folder, or `size` or `channels` for a data set that has its own.
+        DataError: the data are damaged or unusable.
+        DenselyError: a file is absent and cannot be downloaded.
+    """
+    name = os.fspath(name)
+    if name not in NAMES:
+        separators = {os.sep, os.altsep} - {None}
+        if Path(name).expanduser().is_dir() or any(separator in name for separator in separators if separator):
+            return folder.load(name, size=size, channels=channels, progress=progress)
+        error = unknown("data set", name, NAMES)
+        raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images works too.")
+    if size is not None or channels is not None:
+        raise UsageError(f"{name} has its own image size and channels: leave size and channels out.")
+    if name == "digits":
+        return digits.load()
+
+    where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    notify = notify or to_stderr
+    if name == "cifar10":
+        if cifar.find_cifar10(where) is None:
+            fetch("cifar-10-python.tar.gz", where, notify)
+        return cifar.load_cifar10(where)
+    if name in ("cifar100", "cifar100-coarse"):
+        if cifar.find_cifar100(where) is None:
+            fetch("cifar-100-python.tar.gz", where, notify)
+        return cifar.load_cifar100(where, labels="coarse" if name == "cifar100-coarse" else "fine")
+    extra = name == "svhn-extra"
+    for file in svhn.files(extra):
+        fetch(file, where, notify)
+    return svhn.load(where, extra)

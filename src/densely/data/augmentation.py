@@ -1,0 +1,75 @@
+"""The paper's augmentation (its "+" columns): shift by a few pixels, mirror left to right, every image on its own.
+
+`keras.layers.RandomCrop` crops all images of a batch at one place, so this is written here, without a Python loop.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densely.errors import UsageError
+
+Images = TypeVar("Images", NDArray[np.uint8], NDArray[np.float32])
+Fill = float | Sequence[float] | Literal["reflect"]
+
+
+def shift_and_flip(
+    images: Images, rng: np.random.Generator, *, shift: int = 4, flip: bool = True, fill: Fill = 0
+) -> Images:
+    """Move each image by its own random offset and mirror each with probability one half.
+
+    Args:
+        images: (n, h, w, c), uint8 or float32; not changed.
+        rng: what is drawn, in this order: n vertical offsets, n horizontal ones, n coins.
+        shift: largest offset, in pixels, in each direction; every offset in -shift..shift is equally likely (pad by
+            `shift` on all sides, crop back to h x w). 0 does not move.
+        flip: whether to mirror left to right; leave it off where that changes the meaning (digits, text).
+        fill: what comes in at the border: one value, one per channel, or `"reflect"`. On images whose mean has been
+            subtracted, 0 is the mean colour; on raw pixels, give the mean colour for the same effect.
+
+    Returns:
+        New images of the same shape and type.
+
+    Raises:
+        UsageError: the shift is negative or too large to reflect, or `fill` does not fit the images.
+    """
+    n, h, w, c = images.shape
+    if shift < 0:
+        raise UsageError(f"The shift is {shift} pixels: it must not be negative.")
+    down, right = rng.integers(0, 2 * shift + 1, size=(2, n))
+    mirrored: NDArray[np.bool_] = np.less(rng.random(n), 0.5) if flip else np.zeros(n, dtype=np.bool_)
+
+    padded = _pad(images, shift, fill)
+    height, width = padded.shape[1:3]
+    rows = down[:, None] + np.arange(h)
+    columns = np.where(mirrored[:, None], np.arange(w)[::-1], np.arange(w)) + right[:, None]
+    # One flat gather of whole pixels: several times faster than indexing three axes.
+    first = np.arange(n)[:, None] * height + rows
+    pixels = first[:, :, None] * width + columns[:, None, :]
+    moved: Images = padded.reshape(-1, c).take(pixels, axis=0)
+    return moved
+
+
+def _pad(images: Images, shift: int, fill: Fill) -> Images:
+    n, h, w, c = images.shape
+    if isinstance(fill, str):
+        if fill != "reflect":
+            raise UsageError(f"The fill is {fill!r}: it must be a number, one per channel, or 'reflect'.")
+        if shift >= min(h, w):
+            raise UsageError(f"A shift of {shift} pixels cannot reflect images of {h}x{w}: make it smaller.")
+        return np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+    colour = np.asarray(fill, dtype=np.float64)
+    if colour.shape not in ((), (1,), (c,)):
+        raise UsageError(
+            f"The fill has {colour.size} values and the images {c} channels: give one, or one per channel."
+        )
+    if images.dtype == np.uint8:
+        colour = np.rint(colour)
+        if colour.min() < 0 or colour.max() > 255:
+            raise UsageError(f"The fill {fill} is outside the pixels' 0..255: choose a colour within.")
+    padded = np.empty((n, h + 2 * shift, w + 2 * shift, c), dtype=images.dtype)
+    padded[:] = colour.astype(images.dtype)
+    padded[:, shift : shift + h, shift : shift + w] = images
+    return padded

@@ -1,0 +1,177 @@
+"""What a data source gives: images, labels and names, held together, checked and read-only."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from densely.errors import DataError
+
+CHUNK_BYTES = 32 * 2**20
+"""How much of the images one step of a whole-data pass touches; keeps such passes in bounded memory."""
+
+
+def chunks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """`images` in consecutive pieces of at most `CHUNK_BYTES` bytes (and at least one image)."""
+    step = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Labelled images of one part (training, validation or test) of a data set.
+
+    The arrays are seen through read-only views: the caller's own arrays are neither copied nor locked.
+
+    Attributes:
+        images: uint8, (n, h, w, c), pixels 0..255.
+        labels: int64 (n,), an index into `class_names`; or uint8 (n, classes) of zeros and ones (several labels per
+            image). Other integer and boolean types are converted.
+        class_names: one name per class, no two the same.
+        source: where it came from, e.g. `"cifar10/train"`; used in messages.
+
+    Raises:
+        DataError: the images are empty or not uint8 (n, h, w, c), the labels do not fit them, or a label is outside
+            the classes.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        """Check the fields and lock the views of them."""
+        names = tuple(self.class_names)
+        _check_images(self.images, self.source)
+        _check_names(names, self.source)
+        labels = _checked_labels(self.labels, len(self.images), len(names), self.source)
+        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "images", _read_only(self.images))
+        object.__setattr__(self, "labels", _read_only(labels))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        h, w, c = self.images.shape[1:]
+        return h, w, c
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, whether or not each has an image here."""
+        return len(self.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may carry several labels at once."""
+        return self.labels.ndim == 2
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Images per class, int64 (classes,)."""
+        if self.multi_label:
+            counts = self.labels.sum(axis=0, dtype=np.int64)
+        else:
+            counts = np.bincount(self.labels, minlength=self.classes)
+        return np.asarray(counts, dtype=np.int64)
+
+    def take(self, indices: ArrayLike) -> "Dataset":
+        """The images at `indices` (integers, or a mask of booleans), in that order, as a new `Dataset` (a copy)."""
+        chosen = np.asarray(indices)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        return Dataset(self.images[chosen], self.labels[chosen], self.class_names, self.source)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over shape, class names, labels and pixels: equal if and only if the data are equal."""
+        header = {"images": self.images.shape, "labels": self.labels.shape, "class_names": self.class_names}
+        digest = hashlib.sha256(json.dumps(header).encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        for chunk in chunks(self.images):
+            digest.update(np.ascontiguousarray(chunk).data)
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        """One line: source, count, shape, classes."""
+        h, w, c = self.input_shape
+        return f"<Dataset {self.source}: {len(self):,} images of {h}x{w}x{c}, {self.classes} classes>"
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a source defines itself; what it does not define is None until `splits.complete` takes it from `train`.
+
+    Raises:
+        DataError: the parts disagree on the classes or on the image shape.
+    """
+
+    train: Dataset
+    val: Dataset | None = None
+    test: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together."""
+        for other in (self.val, self.test):
+            if other is None:
+                continue
+            if other.class_names != self.train.class_names or other.multi_label != self.train.multi_label:
+                raise DataError(
+                    f"{other.source} and {self.train.source} have different classes: they must be the same."
+                )
+            if other.input_shape != self.train.input_shape:
+                raise DataError(
+                    f"{other.source} has images of shape {other.input_shape} and {self.train.source} of shape"
+                    f" {self.train.input_shape}: bring them to one shape."
+                )
+
+
+def _check_images(images: NDArray[np.uint8], source: str) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise DataError(f"The images of {source} are {found}: they must be a uint8 array of shape (n, h, w, channels).")
+    if images.size == 0:
+        raise DataError(f"{source} is empty (images of shape {images.shape}): at least one image is needed.")
+
+
+def _check_names(names: tuple[str, ...], source: str) -> None:
+    if not names:
+        raise DataError(f"{source} has no class names: name every class that a label can take.")
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"{source} has two classes named {twice!r}: rename one.")
+
+
+def _checked_labels(
+    given: NDArray[np.int64] | NDArray[np.uint8], n: int, classes: int, source: str
+) -> NDArray[np.int64] | NDArray[np.uint8]:
+    labels: NDArray[Any] = np.asarray(given)
+    if labels.dtype.kind not in "iub":
+        raise DataError(f"The labels of {source} are of type {labels.dtype}: they must be integers.")
+    if labels.shape not in ((n,), (n, classes)):
+        raise DataError(
+            f"The labels of {source} have shape {labels.shape}: {n} images of {classes} classes need ({n},), or"
+            f" ({n}, {classes}) for several labels per image."
+        )
+    highest = classes - 1 if labels.ndim == 1 else 1
+    wrong = np.argwhere((labels < 0) | (labels > highest))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        where = at[0] if len(at) == 1 else at
+        raise DataError(
+            f"Label {labels[at]} at index {where} of {source} is outside 0..{highest}: correct it or"
+            " leave the image out."
+        )
+    return labels.astype(np.int64, copy=False) if labels.ndim == 1 else labels.astype(np.uint8, copy=False)
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,122 @@
+"""One image file into one array.
+
+Files come from anywhere: formats and sizes are limited, and damage is never guessed away.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densely.errors import DataError, DenselyError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""Read by content, whatever the file is called: Pillow knows some forty more, few of them as well tested."""
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+MAX_PIXELS = 64_000_000
+"""Checked before decoding: a few kilobytes can claim to be gigabytes of pixels. 64 megapixels suit a camera."""
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class ImageInfo(NamedTuple):
+    """What a file says about itself before its pixels are decoded: sides as stored, and whether it has no colour."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def image_info(file: str | Path | IO[bytes]) -> ImageInfo:
+    """Size and kind from the header alone.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is not an image, or too large.
+    """
+    with _opened(file) as image:
+        return ImageInfo(image.height, image.width, _is_grey(image))
+
+
+def read_image(file: str | Path | IO[bytes], size: tuple[int, int], channels: int | None = None) -> NDArray[np.uint8]:
+    """Decode a PNG, JPEG, WebP or BMP, turn it upright, and fit it to `size`.
+
+    The EXIF orientation is applied; of an animation the first frame is taken; 16-bit grey is scaled to 8 bits;
+    palettes and CMYK become RGB; transparent pixels are laid on white unless four channels are asked for. The image is
+    scaled (bicubic, antialiased) until it just covers `size`, and the overhang is cut off equally on both sides.
+
+    Args:
+        file: a path, or a binary file object.
+        size: (height, width) of the result, in pixels.
+        channels: 1 grey, 3 RGB, 4 RGBA; None (default) keeps grey at 1 and makes anything else 3.
+
+    Returns:
+        uint8, (height, width, channels).
+
+    Raises:
+        UsageError: there is no such file, or size or channels are impossible.
+        DataError: it is not an image, damaged, truncated, or has more than `MAX_PIXELS` pixels.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if height < 1 or width < 1:
+        raise UsageError(f"An image cannot be fitted to {height}x{width} pixels: both sides must be at least 1.")
+    if channels is not None and channels not in _MODES:
+        raise UsageError(f"An image cannot be read with {channels} channels: choose 1 (grey), 3 (RGB) or 4 (RGBA).")
+    with _opened(file) as image:
+        wanted = channels or (1 if _is_grey(image) else 3)
+        upright = ImageOps.exif_transpose(image)
+        converted = _converted(upright, _MODES[wanted])
+        fitted = ImageOps.fit(converted, (width, height), method=Image.Resampling.BICUBIC)
+        return np.array(fitted, dtype=np.uint8).reshape(height, width, wanted)
+
+
+@contextmanager
+def _opened(file: str | Path | IO[bytes]) -> "Iterator[Image.Image]":
+    """Pillow's image, its header read; whatever goes wrong with it inside becomes one sentence."""
+    from PIL import Image, UnidentifiedImageError
+
+    name = str(file) if isinstance(file, (str, Path)) else str(getattr(file, "name", "The image"))
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise DataError(f"{name} has {pixels:,} pixels, above the limit of {MAX_PIXELS:,}: scale it down.")
+            yield image
+    except DenselyError:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no image at {name}: check the path.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} is not a PNG, JPEG, WebP or BMP image: convert or remove it.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow has a limit of its own, above ours, and looks first.
+        raise DataError(f"{name} has more pixels than the limit of {MAX_PIXELS:,}: scale it down.") from error
+    except Exception as error:  # decoders fail in many ways on a damaged file
+        raise DataError(f"{name} cannot be read as an image ({error}): replace or remove it.") from error
+
+
+def _is_grey(image: "Image.Image") -> bool:
+    return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+
+
+def _converted(image: "Image.Image", mode: str) -> "Image.Image":
+    from PIL import Image
+
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow would clip 16 bits at 255; 65,535 / 257 is 255 exactly.
+        deep = np.clip(np.asarray(image, dtype=np.int64), 0, 65_535)
+        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data and mode != "RGBA":
+        pixels = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, pixels)
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,293 @@
+"""The parts of a DenseNet as Keras layers, in the words of the paper (Huang et al. 2017, Section 3).
+
+`NormReluConv` is the composite function H (batch normalisation, ReLU, convolution, dropout), `DenseBlock` chains
+such functions with dense connections, `Transition` shrinks maps and channels between two blocks. All of them are
+channels last and run on any Keras engine; the maths below is the reference that every faster path is held to.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+#: Of a batch of maps, (N, H, W, C); all but C may be open (`None`).
+Shape = tuple[Any, ...]
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class FanOutNormal(keras.initializers.VarianceScaling):
+    """The paper's initialiser: N(0, √(2 / (k²·filters))), He et al. (2015) with the fan-out.
+
+    Args:
+        seed: an integer to draw the same values each time; by default Keras's global seed decides.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(scale=2.0, mode="fan_out", distribution="untruncated_normal", seed=seed)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this initialiser again."""
+        return {"seed": super().get_config()["seed"]}
+
+
+def fresh_initializer(identifier: Any) -> Any:
+    """A new initialiser from a Keras identifier, so that two convolutions never draw the same numbers.
+
+    A Keras initialiser object is bound to one draw: calling it twice gives equal tensors.
+    """
+    initializer = keras.initializers.get("densely>FanOutNormal" if identifier == "fan_out_normal" else identifier)
+    return initializer.clone()
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class NormReluConv(keras.layers.Layer):
+    """Batch normalisation, ReLU, convolution and dropout: the paper's composite function H (Section 3).
+
+    Maps `(N, H, W, C)` to `(N, H, W, filters)`; the convolution keeps the size of the map.
+
+    Args:
+        filters: output channels.
+        kernel_size: side of the convolution, 1 or 3 in the paper.
+        dropout: share of the convolution's outputs set to zero in training (0 to below 1; default 0).
+        use_bias: whether the convolution adds a bias (default `False`, as in the paper).
+        kernel_initializer: a Keras initialiser, or `"fan_out_normal"`, the paper's (default).
+        kernel_regularizer: a Keras regulariser for the kernel (default none).
+        momentum, epsilon: of the normalisation, in Keras's meaning (defaults 0.9 and 1e-5, Torch's).
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        *,
+        dropout: float = 0.0,
+        use_bias: bool = False,
+        kernel_initializer: Any = "fan_out_normal",
+        kernel_regularizer: Any = None,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.norm = keras.layers.BatchNormalization(
+            momentum=momentum, epsilon=epsilon, dtype=self.dtype_policy, name="norm"
+        )
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            use_bias=use_bias,
+            kernel_initializer=fresh_initializer(kernel_initializer),
+            kernel_regularizer=kernel_regularizer,
+            data_format="channels_last",
+            dtype=self.dtype_policy,
+            name="conv",
+        )
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the weights for maps of `input_shape` = `(N, H, W, C)`."""
+        self.norm.build(input_shape)
+        self.conv.build(input_shape)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Apply H to `inputs`."""
+        x = ops.relu(self.norm(inputs, training=training))
+        return self.drop(self.conv(x), training=training)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """`(N, H, W, filters)`."""
+        return (*input_shape[:-1], self.conv.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this layer again."""
+        return {
+            **super().get_config(),
+            "filters": self.conv.filters,
+            "kernel_size": self.conv.kernel_size[0],
+            "dropout": self.drop.rate,
+            "use_bias": self.conv.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.conv.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.conv.kernel_regularizer),
+            "momentum": self.norm.momentum,
+            "epsilon": self.norm.epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class DenseBlock(keras.layers.Layer):
+    """A dense block: every layer reads the concatenation of all maps before it (paper, Section 3, Equation 2).
+
+    Maps `(N, H, W, C)` to `(N, H, W, C + num_layers · growth_rate)`: the input first, then each layer's new maps.
+
+    Args:
+        num_layers: how many layers, each adding `growth_rate` maps; a bottleneck layer counts once.
+        growth_rate: k, the number of maps that a layer adds.
+        bottleneck: put a 1×1 convolution to `bottleneck_width · growth_rate` maps before each 3×3 (DenseNet-B).
+        bottleneck_width: the paper's 4.
+        dropout, use_bias, kernel_initializer, kernel_regularizer, momentum, epsilon: as in `NormReluConv`, for
+            every convolution of the block.
+
+    Example:
+        >>> block = DenseBlock(num_layers=4, growth_rate=12, bottleneck=True)
+        >>> block(keras.ops.ones((1, 8, 8, 24))).shape[-1]
+        72
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        growth_rate: int,
+        *,
+        bottleneck: bool = False,
+        bottleneck_width: int = 4,
+        dropout: float = 0.0,
+        use_bias: bool = False,
+        kernel_initializer: Any = "fan_out_normal",
+        kernel_regularizer: Any = None,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_layers < 1 or growth_rate < 1:
+            raise ValueError(
+                f"A dense block needs at least one layer and growth rate 1, not num_layers={num_layers} "
+                f"and growth_rate={growth_rate}."
+            )
+        self.num_layers = num_layers
+        self.growth_rate = growth_rate
+        self.bottleneck = bottleneck
+        self.bottleneck_width = bottleneck_width
+        self.conv_options: dict[str, Any] = {
+            "dropout": dropout,
+            "use_bias": use_bias,
+            "kernel_initializer": kernel_initializer,
+            "kernel_regularizer": keras.regularizers.get(kernel_regularizer),
+            "momentum": momentum,
+            "epsilon": epsilon,
+        }
+        self.bottlenecks: list[NormReluConv] = []
+        self.convs: list[NormReluConv] = []
+        for i in range(1, num_layers + 1):
+            options = {**self.conv_options, "dtype": self.dtype_policy}
+            if bottleneck:
+                width = bottleneck_width * growth_rate
+                self.bottlenecks.append(NormReluConv(width, 1, name=f"layer_{i}_bottleneck", **options))
+            self.convs.append(NormReluConv(growth_rate, 3, name=f"layer_{i}", **options))
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the weights for maps of `input_shape` = `(N, H, W, C)`."""
+        *space, channels = input_shape
+        for i, conv in enumerate(self.convs):
+            if self.bottleneck:
+                self.bottlenecks[i].build((*space, channels))
+                conv.build((*space, self.bottleneck_width * self.growth_rate))
+            else:
+                conv.build((*space, channels))
+            channels += self.growth_rate
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Grow `inputs` by `num_layers · growth_rate` maps."""
+        x = inputs
+        for i, conv in enumerate(self.convs):
+            new = self.bottlenecks[i](x, training=training) if self.bottleneck else x
+            x = ops.concatenate([x, conv(new, training=training)], axis=-1)
+        return x
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """`(N, H, W, C + num_layers · growth_rate)`."""
+        *space, channels = input_shape
+        return (*space, channels + self.num_layers * self.growth_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this layer again."""
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "growth_rate": self.growth_rate,
+            "bottleneck": self.bottleneck,
+            "bottleneck_width": self.bottleneck_width,
+            **self.conv_options,
+            "kernel_initializer": keras.initializers.serialize(
+                fresh_initializer(self.conv_options["kernel_initializer"])
+            ),
+            "kernel_regularizer": keras.regularizers.serialize(self.conv_options["kernel_regularizer"]),
+        }
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class Transition(keras.layers.Layer):
+    """Between two dense blocks: normalise, 1×1 convolution to ⌊θ·C⌋ maps, 2×2 average pooling (paper, Section 3).
+
+    Maps `(N, H, W, C)` to `(N, ⌊H/2⌋, ⌊W/2⌋, ⌊θ·C⌋)`.
+
+    Args:
+        compression: θ, above 0 and at most 1 (default 1, no compression; the paper's DenseNet-C uses 0.5).
+        dropout, use_bias, kernel_initializer, kernel_regularizer, momentum, epsilon: as in `NormReluConv`.
+
+    Raises:
+        ValueError: if `compression` is out of range, or leaves no channel.
+    """
+
+    def __init__(
+        self,
+        compression: float = 1.0,
+        *,
+        dropout: float = 0.0,
+        use_bias: bool = False,
+        kernel_initializer: Any = "fan_out_normal",
+        kernel_regularizer: Any = None,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 < compression <= 1:
+            raise ValueError(f"The compression must be above 0 and at most 1, not {compression}.")
+        self.compression = compression
+        self.conv_options: dict[str, Any] = {
+            "dropout": dropout,
+            "use_bias": use_bias,
+            "kernel_initializer": kernel_initializer,
+            "kernel_regularizer": keras.regularizers.get(kernel_regularizer),
+            "momentum": momentum,
+            "epsilon": epsilon,
+        }
+        self.pool = keras.layers.AveragePooling2D(2, data_format="channels_last", dtype=self.dtype_policy, name="pool")
+
+    def filters(self, channels: int) -> int:
+        """How many maps leave when `channels` come in: ⌊θ·channels⌋."""
+        return int(channels * self.compression)
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the weights for maps of `input_shape` = `(N, H, W, C)`."""
+        filters = self.filters(input_shape[-1])
+        if filters < 1:
+            raise ValueError(f"compression={self.compression} leaves none of {input_shape[-1]} channels.")
+        self.unit = NormReluConv(filters, 1, dtype=self.dtype_policy, name="compress", **self.conv_options)
+        self.unit.build(input_shape)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Shrink `inputs` to half its size and θ of its channels."""
+        return self.pool(self.unit(inputs, training=training))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """`(N, ⌊H/2⌋, ⌊W/2⌋, ⌊θ·C⌋)`."""
+        n, h, w, channels = input_shape
+        return n, h and h // 2, w and w // 2, self.filters(channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this layer again."""
+        return {
+            **super().get_config(),
+            "compression": self.compression,
+            **self.conv_options,
+            "kernel_initializer": keras.initializers.serialize(
+                fresh_initializer(self.conv_options["kernel_initializer"])
+            ),
+            "kernel_regularizer": keras.regularizers.serialize(self.conv_options["kernel_regularizer"]),
+        }

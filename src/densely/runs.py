@@ -1,0 +1,333 @@
+"""The run folder: what is in it, how it is written, how it is opened again.
+
+    config.toml          what was asked for, every default written out
+    environment.json     versions, machine, seed, revision: where it ran
+    inputs.json          class names, input shape, preprocessing: what `predict` needs besides the weights
+    splits.json          which image of the source went into which part
+    history.csv          one line an epoch
+    best.weights.h5      the weights of the epoch with the highest validation accuracy
+    final.weights.h5     the weights after the last epoch; these are scored
+    metrics.json         the scores, written last: a folder without it holds a training that did not finish
+
+Whole files are written aside and renamed, so a reader never meets half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from densely.architecture import NetworkSpec, build
+from densely.data import Preprocessing
+from densely.errors import DataError, UsageError, from_validation
+from densely.recipes import Recipe
+from densely.version import __version__
+
+if TYPE_CHECKING:
+    import keras
+
+Weights = Literal["final", "best"]
+
+
+class RunConfig(BaseModel):
+    """What defines a training, with nothing left to defaults.
+
+    Attributes:
+        data: name of a built-in data set, or the path of a folder of images, or a name given in Python.
+        size: (height, width) that a folder's images were brought to; `None` for built-in sets.
+        channels: that a folder's images were brought to; `None` for built-in sets.
+        limit: at most this many images of the training data and of the test part; `None` for all.
+        seed: of initial weights, order, augmentation, dropout and the split.
+        model: name of the network that was asked for.
+        network: the network itself.
+        recipe: how it was trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    model: str
+    network: NetworkSpec
+    recipe: Recipe
+
+
+class Inputs(BaseModel):
+    """What a model expects and what its outputs mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_names: tuple[str, ...]
+    multi_label: bool
+    input_shape: tuple[int, int, int]
+    preprocessing: dict[str, Any]
+
+
+class Run:
+    """A run folder, opened.
+
+    Attributes:
+        folder: where it is.
+        config: what was trained, and how.
+        inputs: class names, input shape and preprocessing.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, inputs: Inputs) -> None:
+        self.folder = folder
+        self.config = config
+        self.inputs = inputs
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            UsageError: if it does not exist or is no run folder.
+            DataError: if one of its files is damaged.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UsageError(f"There is no run folder {folder}: give the folder that a training printed.")
+        if not (folder / "config.toml").is_file():
+            raise UsageError(f"{folder} is no run folder: it has no config.toml.")
+        with reading(folder / "config.toml"):
+            config = RunConfig(**tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
+        with reading(folder / "inputs.json"):
+            inputs = Inputs(**read_json(folder / "inputs.json"))
+        return cls(folder, config, inputs)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The scores in `metrics.json`, fractions between 0 and 1.
+
+        Raises:
+            UsageError: if the training did not finish.
+        """
+        path = self.folder / "metrics.json"
+        if not path.is_file():
+            raise UsageError(f"The training in {self.folder} did not finish: it has no metrics.json.")
+        return dict(read_json(path))
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy of the final weights, between 0 and 1."""
+        return float(self.metrics["test"]["accuracy"])
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
+        path = self.folder / "history.csv"
+        with reading(path), path.open(newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turns uint8 images into the model's input."""
+        with reading(self.folder / "inputs.json"):
+            return Preprocessing.from_dict(self.inputs.preprocessing)
+
+    def model(self, weights: Weights = "final") -> keras.Model:
+        """The trained network, from `(N, H, W, C)` preprocessed images to `(N, classes)` probabilities.
+
+        The network is built from the config and only then given its weights; no code in the folder is run.
+
+        Args:
+            weights: `"final"` (those that were scored) or `"best"` (highest validation accuracy).
+
+        Raises:
+            UsageError: if the folder does not hold these weights.
+            DataError: if the file is damaged or belongs to another network.
+        """
+        path = self.folder / f"{weights}.weights.h5"
+        if not path.is_file():
+            other = "best" if weights == "final" else "final"
+            instead = f"; there are {other} weights" if (self.folder / f"{other}.weights.h5").is_file() else ""
+            raise UsageError(f"{self.folder} holds no {weights} weights{instead}.")
+        model = build(self.config.network)
+        try:
+            with warnings.catch_warnings():
+                # Keras only warns where a file lacks weights that the network has, and leaves them at random.
+                warnings.simplefilter("error")
+                model.load_weights(path)
+        except (OSError, ValueError, KeyError, RuntimeError, Warning) as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            raise DataError(f"{path} is damaged or belongs to another network: {reason}") from None
+        return model
+
+    def __repr__(self) -> str:
+        lines = [f"Run folder     {self.folder}"]
+        test = self.metrics.get("test") if (self.folder / "metrics.json").is_file() else None
+        if test is not None:
+            right = round(test["accuracy"] * test["n"])
+            lines.insert(0, f"Test accuracy  {100 * test['accuracy']:.2f} %  ({right} of {test['n']} images)")
+        return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file of a run folder raises into one sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: the run folder is not complete.") from None
+    except ValidationError as error:
+        raise DataError(str(from_validation(str(path), error))) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def create_folder(out: str | Path | None, data: str) -> Path:
+    """A new, empty run folder: `out`, or the next free `runs/NAME-1`, `runs/NAME-2`, …
+
+    Raises:
+        UsageError: if `out` already holds something.
+        DataError: if it cannot be created.
+    """
+    try:
+        if out is not None:
+            folder = Path(out)
+            if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+                raise UsageError(f"{folder} already holds something: choose another --out, or remove it first.")
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        root = Path("runs")
+        root.mkdir(exist_ok=True)
+        name = Path(data).resolve().name or "run"
+        number = 1
+        while True:
+            with contextlib.suppress(FileExistsError):
+                folder = root / f"{name}-{number}"
+                folder.mkdir()
+                return folder
+            number += 1
+    except OSError as error:
+        raise DataError(f"The run folder {error.filename} cannot be created: {error.strerror}.") from None
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place: never half a file, even on a full disk."""
+    aside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_weights(path: Path, model: keras.Model) -> None:
+    """Write a model's weights, whole; the name must end in `.weights.h5`."""
+    write_whole(path, model.save_weights)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON of a run folder.
+
+    Raises:
+        DataError: if it is missing or damaged.
+    """
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, indented and whole."""
+    write_whole(path, lambda aside: aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config as TOML; what is `None` is left out, TOML has no word for it."""
+    text = tomli_w.dumps(config.model_dump(exclude_none=True, mode="json"))
+    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+class HistoryFile:
+    """`history.csv`, one row an epoch, on the disk before the next epoch starts."""
+
+    columns = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_text(",".join(self.columns) + "\n", encoding="utf-8")
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; columns that it lacks stay empty."""
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be written: {error.strerror or error}.") from None
+
+
+def environment() -> dict[str, Any]:
+    """Where a run runs: versions, machine, command, revision of the source checkout if it is one."""
+    import keras
+
+    packages = ("keras", "torch", "jax", "numpy", "scikit-learn", "pillow")
+    versions = {"python": platform.python_version(), "densely": __version__}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    found: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": versions,
+        "engine": keras.backend.backend(),
+        "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
+        "git_revision": git_revision(Path(__file__).parent),
+    }
+    if keras.backend.backend() == "torch":
+        import torch
+
+        found["machine"]["threads"] = torch.get_num_threads()
+        found["machine"]["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return found
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_revision(folder: Path) -> str | None:
+    """The commit of the checkout that holds `folder`, with `+` if files differ from it; `None` outside one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # An installed copy inside somebody's own repository must not be taken for a checkout of this one.
+        if not git("ls-files", Path(__file__).name):
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

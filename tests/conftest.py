@@ -1,0 +1,18 @@
+"""What several tests share: where real CIFAR lies, and a seed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import densely  # noqa: F401  (chooses the engine before anything imports Keras)
+
+
+@pytest.fixture(scope="session")
+def cifar_dir() -> Path:
+    """The folder with the CIFAR archives; without one the test is skipped."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("DENSELY_DATA") or beside)
+    if not (folder / "cifar-10-python.tar.gz").is_file():
+        pytest.skip("no CIFAR-10 archive: set DENSELY_DATA to the folder that holds it")
+    return folder

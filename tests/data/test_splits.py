@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densely.data import Dataset, Parts, SplitRecord, complete, limit, stratified
+from densely.errors import DataError, UsageError
+
+class_sizes = st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= 2)
+
+
+def labels_of(sizes, seed):
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+
+
+def dataset(sizes, seed=0):
+    labels = labels_of(sizes, seed)
+    images = np.arange(len(labels) * 4, dtype=np.int64).astype(np.uint8).reshape(-1, 2, 2, 1)
+    return Dataset(images, labels, tuple(f"class{i}" for i in range(len(sizes))), "toy")
+
+
+@given(class_sizes, st.data(), st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_two_parts_disjoint_complete_exact_and_reproducible(sizes, data, seed):
+    labels = labels_of(sizes, seed)
+    count = data.draw(st.integers(1, len(labels) - 1))
+    kept, held_out = stratified(labels, count, seed)
+    assert len(held_out) == count
+    assert sorted([*kept, *held_out]) == list(range(len(labels)))
+    assert (np.diff(kept) > 0).all()
+    assert (np.diff(held_out) > 0).all()
+    again = stratified(labels, count, seed)
+    assert all(np.array_equal(a, b) for a, b in zip((kept, held_out), again, strict=True))
+
+
+@given(class_sizes, st.data(), st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_every_class_has_its_share(sizes, data, seed):
+    labels = labels_of(sizes, seed)
+    count = data.draw(st.integers(1, len(labels) - 1))
+    _, held_out = stratified(labels, count, seed)
+    sizes = np.array(sizes)
+    shares = np.bincount(labels[held_out], minlength=len(sizes))
+    exact = sizes * count / len(labels)
+    divisible = sizes >= 2
+    if ((exact >= 1) & (exact <= sizes - 1)).all():  # rounding alone decides
+        assert (np.abs(shares - exact) < 1).all()
+    if divisible.sum() <= count <= (sizes - 1).sum():  # room for one on each side
+        assert (shares[divisible] >= 1).all()
+        assert (shares <= sizes - 1).all()
+
+
+def test_largest_remainder_by_hand():
+    # 10 of 28 + 14 + 7: exact shares 5.71, 2.86, 1.43; floors 5, 2, 1; the two left over go to .86 and .71.
+    labels = np.repeat([0, 1, 2], [28, 14, 7])
+    _, held_out = stratified(labels, 10, seed=3)
+    assert np.bincount(labels[held_out]).tolist() == [6, 3, 1]
+
+
+def test_rare_classes_are_on_both_sides():
+    labels = np.repeat([0, 1, 2, 3], [100, 2, 2, 1])
+    kept, held_out = stratified(labels, 0.1, seed=0)
+    assert np.bincount(labels[held_out], minlength=4).tolist() == [9, 1, 1, 0]
+    assert np.bincount(labels[kept], minlength=4).tolist() == [91, 1, 1, 1]
+
+
+def test_seeds_differ_and_every_image_can_be_held_out():
+    labels = np.repeat([0, 1], 10)
+    often = np.zeros(20)
+    for seed in range(300):
+        often[stratified(labels, 0.2, seed)[1]] += 1
+    assert often.sum() == 300 * 4
+    assert (np.abs(often - 60) < 30).all()  # 60 expected, deviation about 7
+
+
+def test_the_stream_is_frozen():
+    """A change here would quietly give every folder another test part."""
+    assert stratified(np.repeat([0, 1], 10), 4, seed=0)[1].tolist() == [2, 3, 11, 13]
+
+
+def test_multi_label_is_shuffled_without_strata():
+    labels = np.eye(3, dtype=np.uint8)[np.arange(30) % 3]
+    kept, held_out = stratified(labels, 0.2, seed=1)
+    assert (len(kept), len(held_out)) == (24, 6)
+    assert set(kept) | set(held_out) == set(range(30))
+
+
+@pytest.mark.parametrize(
+    ("amount", "seed"), [(0, 0), (10, 0), (-1, 0), (0.0, 0), (1.0, 0), (1.5, 0), (True, 0), (float("nan"), 0), (2, -1)]
+)
+def test_impossible_amounts(amount, seed):
+    with pytest.raises(UsageError):
+        stratified(np.zeros(10, dtype=np.int64), amount, seed)
+
+
+def test_complete_takes_the_test_first_then_validation():
+    source = dataset([50, 30, 20])
+    parts, record = complete(Parts(source), val_fraction=0.1, test_fraction=0.2, seed=5)
+    assert (len(parts.train), len(parts.val), len(parts.test)) == (72, 8, 20)
+    assert sorted([*record.train, *record.val, *record.test]) == list(range(100))
+    for part, indices in ((parts.train, record.train), (parts.val, record.val), (parts.test, record.test)):
+        assert part.fingerprint() == source.take(indices).fingerprint()
+    other, _ = complete(Parts(source), val_fraction=0.3, test_fraction=0.2, seed=5)
+    assert other.test.fingerprint() == parts.test.fingerprint()
+
+
+def test_complete_leaves_what_the_source_defines():
+    train, val, test = dataset([10, 10]), dataset([3, 3]), dataset([2, 2])
+    parts, record = complete(Parts(train, val, test))
+    assert (parts.train, parts.val, parts.test) == (train, val, test)
+    assert (record.val, record.test, len(record.train)) == (None, None, 20)
+    parts, record = complete(Parts(train, test=test), val_fraction=0)
+    assert parts.val is None
+    assert len(parts.train) == 20
+
+
+def test_a_class_too_small_to_divide_is_named():
+    with pytest.raises(
+        DataError, match=r"Class 'class1' of toy has 1 image and needs 3, one each for training, test, valid"
+    ):
+        complete(Parts(dataset([10, 1])))
+    with pytest.raises(DataError, match="has 2 images and needs 3"):
+        complete(Parts(dataset([10, 2])))
+    with pytest.raises(DataError, match="needs 2, one each for training, validation"):
+        complete(Parts(dataset([10, 1]), test=dataset([2, 2])))
+    parts, _ = complete(Parts(dataset([10, 1]), test=dataset([2, 2])), val_fraction=0)  # nothing to divide
+    assert len(parts.train) == 11
+
+
+@pytest.mark.parametrize("fractions", [{"val_fraction": 1}, {"val_fraction": -0.1}, {"test_fraction": 0}])
+def test_complete_refuses(fractions):
+    with pytest.raises(UsageError, match="fraction"):
+        complete(Parts(dataset([10, 10])), **fractions)
+
+
+def test_record_survives_json():
+    _, record = complete(Parts(dataset([10, 10])), seed=3)
+    assert SplitRecord.from_dict(json.loads(json.dumps(record.as_dict()))) == record
+    for damage in ({"seed": "x"}, {"train": None}, {"surplus": 1}):
+        with pytest.raises(DataError, match="record of the split"):
+            SplitRecord.from_dict(record.as_dict() | damage)
+
+
+def test_limit_is_stratified_and_only_ever_shrinks():
+    parts = Parts(dataset([60, 30, 10]), test=dataset([4, 4, 4]))
+    limited = limit(parts, 20, seed=0)
+    assert limited.train.class_counts().tolist() == [12, 6, 2]
+    assert limited.test is parts.test
+    assert limit(parts, 20, seed=0).train.fingerprint() == limited.train.fingerprint()
+    assert limit(parts, 20, seed=1).train.fingerprint() != limited.train.fingerprint()
+    with pytest.raises(UsageError, match="at least 1"):
+        limit(parts, 0, seed=0)
+
+
+def test_too_few_images_altogether():
+    with pytest.raises(UsageError, match="cannot be divided"):
+        stratified(np.zeros(1, dtype=np.int64), 0.5, 0)
+    one = Dataset(np.zeros((1, 2, 2, 1), dtype=np.uint8), np.array([[0, 1]]), ("a", "b"), "toy")
+    with pytest.raises(DataError, match="toy has 1 images: at least 3"):
+        complete(Parts(one))
+
+
+def test_complete_with_several_labels_per_image():
+    labels = np.eye(3, dtype=np.uint8)[np.arange(30) % 3]
+    source = Dataset(np.zeros((30, 2, 2, 1), dtype=np.uint8), labels, ("a", "b", "c"), "toy")
+    parts, _ = complete(Parts(source))
+    assert (len(parts.train), len(parts.val), len(parts.test)) == (22, 2, 6)

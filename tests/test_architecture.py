@@ -1,0 +1,285 @@
+"""The networks against three oracles: the published sizes, keras.applications, and the other Keras engine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import densely
+from densely.architecture import NETWORKS, NetworkSpec, build, connect, spec
+from densely.errors import UsageError
+
+
+def trainable(model: keras.Model) -> int:
+    return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+
+# Trainable parameters, 10 classes: of the paper's networks as the authors' code builds them, of the notebook's as its
+# own summary prints it, of the ImageNet ones (1,000 classes) as keras.applications counts them.
+PUBLISHED = {
+    "densenet-40-12": 1_019_722,
+    "densenet-100-12": 6_979_642,
+    "densenet-100-24": 27_249_082,
+    "densenet-bc-100-12": 769_162,
+    "densenet-bc-250-24": 15_324_406,
+    "densenet-bc-190-40": 25_624_430,
+    "densenet-bc-40-36": 1_542_682,
+    "densenet-bc-40-48": 2_733_130,
+    "densenet-bc-40-60": 4_261_690,
+    "notebook": 757_958,
+    "densenet-121": 7_978_856,
+    "densenet-169": 14_149_480,
+    "densenet-201": 20_013_928,
+}
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
+def test_trainable_parameters_are_the_published_ones(name: str, parameters: int) -> None:
+    assert trainable(build(name)) == parameters
+
+
+@pytest.mark.parametrize("name", ["DenseNet121", "DenseNet169", "DenseNet201"])
+def test_imagenet_networks_equal_keras_applications(name: str) -> None:
+    peer = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=7)
+    # keras.applications' own epsilon; everything else is the named network.
+    ours = build(f"densenet-{name.removeprefix('DenseNet')}", input_shape=(64, 64, 3), classes=7, norm_epsilon=1.001e-5)
+    assert trainable(ours) == trainable(peer)
+
+    # Both list their weights in the order of computation, the moving statistics behind γ and β.
+    rng = np.random.default_rng(0)
+    values = [rng.uniform(0.5, 1.5, w.shape) if "variance" in w.path else w.numpy() for w in peer.weights]
+    values = [
+        rng.normal(0, 0.1, v.shape) if "moving_mean" in w.path else v for w, v in zip(peer.weights, values, strict=True)
+    ]
+    peer.set_weights(values)
+    ours.set_weights(values)
+
+    images = rng.random((2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(ours.predict_on_batch(images), peer.predict_on_batch(images), atol=1e-5)
+
+
+def test_the_model_is_an_ordinary_functional_keras_model() -> None:
+    model = densely.build("densenet-bc-16-8", input_shape=(16, 16, 5), classes=3)
+    assert type(model) in (keras.Model, keras.models.Model) or model.__class__.__name__ == "Functional"
+    assert model.input_shape == (None, 16, 16, 5)
+    assert [layer.name for layer in model.layers] == [
+        "image",
+        "stem_conv",
+        "dense_block_1",
+        "transition_1",
+        "dense_block_2",
+        "transition_2",
+        "dense_block_3",
+        "final_norm",
+        "final_relu",
+        "global_pool",
+        "logits",
+        "probabilities",
+    ]
+    out = model.predict_on_batch(np.zeros((2, 16, 16, 5), "float32"))
+    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depth": 41}, ["depth 41", "3 blocks", "40, 43"]),
+        ({"depth": 43, "bottleneck": True}, ["depth 43", "bottleneck", "40, 46"]),
+        ({"depth": 4}, ["depth 4", "nearest that fit: 7"]),
+        ({"activation": "tanh"}, ["activation='tanh'", "softmax", "sigmoid"]),
+        ({"dropout": 1.0}, ["dropout=1.0", "less than 1"]),
+        ({"compression": 0.0}, ["compression=0.0", "greater than 0"]),
+        ({"input_shape": (3, 32, 1)}, ["(3, 32, 1)", "too small", "at least 4"]),
+        ({"input_shape": (32, 32, 0)}, ["at least one channel"]),
+        ({"layers": (4, 4)}, ["layers=(4, 4)", "depth"]),
+        ({"growht_rate": 3}, ["growht_rate", "growth_rate"]),
+        ({"depth": None, "layers": (3, 0)}, ["every block needs at least one layer"]),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(changes: dict, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        build("densenet-40-12", **changes)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean densenet-bc-100-12"):
+        build("densenet-bc-100-21")
+
+
+def test_letter_case_of_a_name_does_not_matter() -> None:
+    assert spec("DenseNet-BC-100-12") == NETWORKS["densenet-bc-100-12"]
+
+
+@given(depth=st.integers(5, 120), blocks=st.integers(1, 6), bottleneck=st.booleans())
+def test_depth_follows_the_notebook_s_rule(depth: int, blocks: int, bottleneck: bool) -> None:
+    each = (depth - 4) / blocks / (2 if bottleneck else 1)
+    shape = (64, 64, 1)
+    if each.is_integer() and each >= 1:
+        network = NetworkSpec(depth=depth, blocks=blocks, bottleneck=bottleneck, input_shape=shape)
+        assert network.block_layers == (int(each),) * blocks
+    else:
+        with pytest.raises(UsageError, match="does not fit"):
+            spec(NetworkSpec(input_shape=shape), depth=depth, blocks=blocks, bottleneck=bottleneck)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    height=st.integers(4, 19),
+    width=st.integers(4, 19),
+    channels=st.integers(1, 6),
+    compression=st.sampled_from([0.3, 1.0]),
+)
+def test_any_size_that_the_pooling_allows(height: int, width: int, channels: int, compression: float) -> None:
+    model = build(
+        "densenet-bc-16-8", input_shape=(height, width, channels), classes=2, compression=compression, growth_rate=2
+    )
+    assert model.predict_on_batch(np.ones((1, height, width, channels), "float32")).shape == (1, 2)
+
+
+def test_open_height_and_width_take_images_of_several_sizes() -> None:
+    model = build("densenet-bc-16-8", input_shape=(None, None, 1), classes=2)
+    for side in (8, 13):
+        assert model.predict_on_batch(np.zeros((1, side, side, 1), "float32")).shape == (1, 2)
+
+
+def test_fan_out_initialisation_has_the_papers_spread() -> None:
+    kernel = build("densenet-bc-40-48").get_layer("dense_block_3").convs[0].conv.kernel.numpy()
+    side, _, _, filters = kernel.shape
+    assert abs(kernel.std() / np.sqrt(2 / (side * side * filters)) - 1) < 0.02
+    assert abs(kernel.mean()) < 0.01 * kernel.std() * 3
+
+
+def test_no_two_convolutions_start_alike() -> None:
+    keras.utils.set_random_seed(1)
+    block = build("densenet-bc-16-8").get_layer("dense_block_1")
+    first, second = (unit.conv.kernel.numpy().ravel()[:50] for unit in block.convs)
+    assert not np.allclose(first, second)
+
+
+def test_same_seed_same_weights() -> None:
+    def weights() -> np.ndarray:
+        keras.utils.set_random_seed(7)
+        return np.concatenate([w.numpy().ravel() for w in build("densenet-bc-16-8").weights])
+
+    np.testing.assert_array_equal(weights(), weights())
+
+
+def test_weight_decay_is_l2_on_kernels_only() -> None:
+    model = build("densenet-bc-16-8", weight_decay=0.01)
+    kernels = [w.numpy() for w in model.trainable_weights if w.path.endswith("kernel")]
+    expected = 0.01 * sum(float((k.astype(np.float64) ** 2).sum()) for k in kernels)
+    found = sum(float(keras.ops.convert_to_numpy(loss)) for loss in model.losses)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["densenet-bc-16-8", "densenet-22-plain"])
+def test_saves_and_loads_in_both_formats(name: str, tmp_path: Path) -> None:
+    network = NETWORKS.get(name) or NetworkSpec(depth=10, growth_rate=4, dropout=0.1, weight_decay=1e-4, use_bias=True)
+    model = build(network, input_shape=(8, 8, 2), classes=3)
+    images = np.random.default_rng(0).random((4, 8, 8, 2)).astype("float32")
+    expected = model.predict_on_batch(images)
+
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras").predict_on_batch(images), expected)
+
+    model.save_weights(tmp_path / "model.weights.h5")
+    # Dropout and the form of the output are no part of the weights.
+    other = build(network, input_shape=(8, 8, 2), classes=3, dropout=0.3, activation="none")
+    other.load_weights(tmp_path / "model.weights.h5")
+    logits = other.predict_on_batch(images).astype(np.float64)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(softmax, expected, atol=1e-6)
+
+
+def test_a_configuration_round_trips() -> None:
+    model = build("densenet-bc-16-8", dropout=0.1, weight_decay=1e-4)
+    again = keras.Model.from_config(model.get_config())
+    assert [w.shape for w in again.weights] == [w.shape for w in model.weights]
+    assert again.get_config() == model.get_config()
+
+
+def test_a_spec_round_trips_through_json() -> None:
+    for network in NETWORKS.values():
+        assert NetworkSpec.model_validate_json(network.model_dump_json()) == network
+
+
+def test_connect_serves_a_larger_model() -> None:
+    inputs = keras.Input((8, 8, 1))
+    outputs = connect(spec("densenet-bc-16-8", classes=3), keras.layers.Rescaling(1 / 255)(inputs))
+    assert keras.Model(inputs, outputs).output_shape == (None, 3)
+
+
+ENGINES_PROGRAM = """
+import sys, numpy as np, keras, densely
+keras.config.set_floatx("float64")  # so that only a difference in the mathematics can show
+if keras.backend.backend() == "jax":
+    import jax
+    jax.config.update("jax_enable_x64", True)
+from densely.architecture import NetworkSpec, build
+
+def loss_and_gradients(model, x, y):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if keras.backend.backend() == "torch":
+        value = loss(y, model(x, training=True))
+        model.zero_grad()
+        value.backward()
+        return float(value), [v.value.grad.numpy() for v in model.trainable_variables]
+    def stateless(trainable, rest):
+        logits, rest = model.stateless_call(trainable, rest, x, training=True)
+        return loss(y, logits), rest
+    start = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+    (value, rest), gradients = jax.jit(jax.value_and_grad(stateless, has_aux=True))(*start)
+    for variable, new in zip(model.non_trainable_variables, rest):
+        variable.assign(new)
+    return float(value), [np.asarray(g) for g in gradients]
+
+found = {}
+for name, network in {
+    "plain": NetworkSpec(depth=8, blocks=2, growth_rate=3, activation="none", input_shape=(9, 8, 2), classes=4),
+    "bc": NetworkSpec(depth=12, blocks=2, growth_rate=3, bottleneck=True, compression=0.5, use_bias=True,
+                      activation="none", input_shape=(9, 8, 2), classes=4),
+    "imagenet": NetworkSpec(layers=(1, 2), growth_rate=3, bottleneck=True, stem="imagenet", stem_filters=6,
+                            activation="none", input_shape=(17, 16, 3), classes=4),
+}.items():
+    model = build(network)
+    rng = np.random.default_rng(0)
+    model.set_weights([
+        rng.uniform(0.5, 1.5, w.shape) if "gamma" in w.path or "variance" in w.path else rng.normal(0, 0.3, w.shape)
+        for w in model.weights
+    ])
+    x = rng.normal(size=(5, *network.input_shape))
+    y = rng.integers(0, 4, 5)
+    found[f"{name}/inference"] = np.asarray(model.predict_on_batch(x))
+    value, gradients = loss_and_gradients(model, x, y)
+    found[f"{name}/loss"] = value
+    for w, g in zip(model.trainable_weights, gradients):
+        found[f"{name}/gradient/{w.path}"] = g
+    for w in model.non_trainable_weights:
+        found[f"{name}/statistics/{w.path}"] = w.numpy()
+np.savez(sys.argv[1], **found)
+"""
+
+
+def test_torch_and_jax_agree_on_outputs_gradients_and_statistics(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    for engine in ("torch", "jax"):
+        subprocess.run(
+            [sys.executable, "-c", ENGINES_PROGRAM, str(tmp_path / f"{engine}.npz")],
+            env={**os.environ, "KERAS_BACKEND": engine, "JAX_PLATFORMS": "cpu"},
+            check=True,
+            capture_output=True,
+        )
+    torch, jax = np.load(tmp_path / "torch.npz"), np.load(tmp_path / "jax.npz")
+    assert sorted(torch.files) == sorted(jax.files)
+    assert len([name for name in torch.files if "/gradient/" in name]) > 50
+    for name in torch.files:
+        np.testing.assert_allclose(torch[name], jax[name], rtol=1e-5, atol=1e-6, err_msg=name)

@@ -1,0 +1,188 @@
+"""The command as a user runs it: a process of its own, its output, its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from densely import data
+from densely.architecture import NETWORKS
+
+
+def densely(*words: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "densely", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "150", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small run in it, `runs/digits-1`."""
+    folder = tmp_path_factory.mktemp("place")
+    done = densely(
+        "train", "digits", "--model", "densenet-bc-16-8", "--epochs", 3, "--limit", 300, "--batch-size", 32, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "train.log").write_text(done.stdout)
+    return folder
+
+
+def test_train_prints_epochs_accuracy_and_folder(place: Path) -> None:
+    log = (place / "train.log").read_text()
+    assert "digits: 270 to train, 30 to validate, 300 to test" in log
+    assert log.count("epoch ") == 3
+    last = log.splitlines()[-2:]
+    metrics = json.loads((place / "runs" / "digits-1" / "metrics.json").read_text())
+    assert last[0].startswith(f"Test accuracy  {100 * metrics['test']['accuracy']:.2f} %")
+    assert last[1] == "Run folder     runs/digits-1"
+
+
+def test_evaluate_gives_the_same_score(place: Path) -> None:
+    recorded = json.loads((place / "runs" / "digits-1" / "metrics.json").read_text())["test"]
+    done = densely("evaluate", "runs/digits-1", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["part"], found["weights"]) == ("test", "final")
+    assert {name: found[name] for name in recorded} == pytest.approx(recorded)
+    shown = densely("evaluate", "runs/digits-1", "--part", "val", "--weights", "best", cwd=place).stdout
+    assert "accuracy" in shown
+    assert "val part, best weights" in shown
+
+
+def test_predict_names_classes(place: Path) -> None:
+    Image.fromarray(data.load("digits").test.images[0, ..., 0]).save(place / "one.png")
+    done = densely("predict", "runs/digits-1", "one.png", "one.png", "--json", cwd=place)
+    rows = json.loads(done.stdout)
+    assert [row["image"] for row in rows] == ["one.png", "one.png"]
+    assert len(rows[0]["top"]) == 5
+    assert rows[0] == rows[1]
+    table = densely("predict", "runs/digits-1", "one.png", "--top", 2, cwd=place).stdout
+    assert rows[0]["top"][0]["class"] in table
+    assert "%" in table
+
+
+def test_models_lists_every_network_with_the_paper_s_errors(tmp_path: Path) -> None:
+    shown = densely("models", cwd=tmp_path).stdout
+    for name in NETWORKS:
+        assert name in shown
+    assert "769,162" in shown
+    assert "4.51" in shown
+
+
+def test_summary_adds_up(tmp_path: Path) -> None:
+    shown = densely("summary", "densenet-bc-100-12", "--classes", 100, cwd=tmp_path).stdout
+    assert "dense_block_2" in shown
+    assert "16×16×300" in shown
+    assert f"{769_162 + 90 * 343:,}" in shown
+
+
+def test_help_and_version_come_at_once(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    assert "train" in densely("--help", cwd=tmp_path).stdout
+    assert densely("--version", cwd=tmp_path).stdout.startswith("densely ")
+    # Neither loads the engine, which alone takes seconds.
+    imported = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, densely.cli; print([m for m in ('torch', 'keras', 'numpy') if m in sys.modules])",
+        ],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert imported.strip() == "[]"
+    assert time.perf_counter() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["train", "digitz"], 2, "did you mean digits"),
+        (["train", "digits", "--model", "densnet-40-12"], 2, "did you mean densenet-40-12"),
+        (["train", "digits", "--depth", "23"], 2, "depth 23 does not fit"),
+        (["train", "digits", "--epochs", "many"], 2, "--epochs"),
+        (["train", "digits", "--epoch", "3"], 2, "--epoch"),
+        (["train", "digits", "--size", "banana"], 2, "--size must look like"),
+        (["train"], 2, "DATA"),
+        (["train", "./nowhere"], 2, "nowhere"),
+        (["train", "cifar10", "--data-dir", "."], 1, "cifar-10-python.tar.gz"),
+        (["train", "empty"], 1, "class folder"),
+        (["evaluate", "nowhere"], 2, "no run folder"),
+        (["evaluate", "empty"], 2, "no run folder"),
+        (["summary", "densenet-40-12", "--input-shape", "2x2x3"], 2, "too small"),
+        (["summary", "densenet-40-12", "--input-shape", "2"], 2, "--input-shape must look like"),
+        (["predict", "empty", "x.png"], 2, "no run folder"),
+        (["trian", "digits"], 2, "trian"),
+    ],
+)
+def test_wrong_use_gets_one_sentence_and_an_exit_code(words: list[str], code: int, says: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    # A closed port: the download fails here as it would without a network.
+    proxy = "http://127.0.0.1:9"
+    done = densely(*words, cwd=tmp_path, http_proxy=proxy, https_proxy=proxy)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_wrong_options_of_a_run_are_told(place: Path) -> None:
+    for words, says in (
+        (["evaluate", "runs/digits-1", "--part", "tset"], "--part must be one of test, val, train"),
+        (["evaluate", "runs/digits-1", "--weights", "last"], "--weights must be one of"),
+        (["predict", "runs/digits-1", "train.log"], "train.log is not a PNG"),
+    ):
+        done = densely(*words, cwd=place)
+        assert done.returncode in (1, 2)
+        assert says in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "densely", "train", "digits", "--epochs", "500", "--model", "densenet-bc-16-8"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch   2/500"):
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted; runs/digits-1 keeps" in output + errors
+    assert "Traceback" not in output + errors
+    kept = {path.name for path in (tmp_path / "runs" / "digits-1").iterdir()}
+    assert {"config.toml", "history.csv", "best.weights.h5"} <= kept
+    assert "metrics.json" not in kept
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_real_cifar_trains(name: str, cifar_dir: Path, tmp_path: Path) -> None:
+    words = ["--limit", 200, "--epochs", 1, "--model", "densenet-bc-16-8"]
+    done = densely("train", name, *words, cwd=tmp_path, DENSELY_DATA=str(cifar_dir))
+    assert done.returncode == 0, done.stderr
+    assert "Test accuracy" in done.stdout
+
+
+@pytest.mark.slow
+def test_real_cifar_learns(cifar_dir: Path, tmp_path: Path) -> None:
+    """Two epochs of 2,000 images teach more than chance: 10 %."""
+    done = densely("train", "cifar10", "--limit", 2000, "--epochs", 2, cwd=tmp_path, DENSELY_DATA=str(cifar_dir))
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "runs" / "cifar10-1" / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.18

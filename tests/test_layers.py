@@ -1,0 +1,138 @@
+"""The layers against the paper's equation, written out with nothing but NumPy."""
+
+import keras
+import numpy as np
+import pytest
+
+from densely.layers import DenseBlock, NormReluConv, Transition
+
+
+def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """A convolution that keeps the size, tap by tap."""
+    side = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+    h, w = x.shape[1:3]
+    return sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(side) for j in range(side))
+
+
+def norm_relu_conv(x: np.ndarray, unit: NormReluConv, training: bool) -> np.ndarray:
+    gamma, beta, mean, variance = (w.numpy().astype(np.float64) for w in unit.norm.weights)
+    if training:
+        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    normal = gamma * (x - mean) / np.sqrt(variance + unit.norm.epsilon) + beta
+    y = convolve(np.maximum(normal, 0), unit.conv.kernel.numpy().astype(np.float64))
+    return y + unit.conv.bias.numpy() if unit.conv.use_bias else y
+
+
+def shake(layer: keras.layers.Layer) -> None:
+    """Give every weight a value of its own, so that a mix-up shows."""
+    rng = np.random.default_rng(3)
+    for w in layer.weights:
+        positive = w.path.endswith(("gamma", "moving_variance"))
+        w.assign(rng.uniform(0.5, 1.5, w.shape) if positive else rng.normal(0, 0.4, w.shape))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_every_layer_reads_all_maps_before_it(training: bool, bottleneck: bool, use_bias: bool) -> None:
+    block = DenseBlock(3, 4, bottleneck=bottleneck, use_bias=use_bias)
+    x = np.random.default_rng(0).normal(size=(3, 5, 6, 7))
+    block.build(x.shape)
+    shake(block)
+
+    # x_l = H_l([x_0, x_1, …, x_{l-1}]), Equation 2 of the paper.
+    maps = [x]
+    for i, conv in enumerate(block.convs):
+        y = np.concatenate(maps, axis=-1)
+        if bottleneck:
+            y = norm_relu_conv(y, block.bottlenecks[i], training)
+        maps.append(norm_relu_conv(y, conv, training))
+
+    found = keras.ops.convert_to_numpy(block(x.astype("float32"), training=training))
+    np.testing.assert_allclose(found, np.concatenate(maps, axis=-1), rtol=1e-4, atol=1e-4)
+    assert block.compute_output_shape(x.shape) == found.shape == (3, 5, 6, 7 + 3 * 4)
+
+
+def test_training_moves_every_statistic_once_by_keras_s_rule() -> None:
+    block = DenseBlock(2, 3, bottleneck=True, momentum=0.8)
+    x = np.random.default_rng(0).normal(2, 3, size=(4, 6, 6, 5)).astype("float32")
+    block(x, training=True)
+    norm = block.bottlenecks[1].norm
+    np.testing.assert_allclose(norm.moving_mean.numpy()[:5], 0.2 * x.mean(axis=(0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance.numpy()[:5], 0.8 + 0.2 * x.var(axis=(0, 1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (7, 5)])
+def test_a_transition_halves_the_map_and_compresses_the_channels(size: tuple[int, int]) -> None:
+    layer = Transition(0.5)
+    x = np.random.default_rng(0).normal(size=(2, *size, 9))
+    layer.build(x.shape)
+    shake(layer)
+    h, w = size[0] // 2, size[1] // 2
+    full = norm_relu_conv(x, layer.unit, training=False)[:, : 2 * h, : 2 * w]
+    expected = full.reshape(2, h, 2, w, 2, 4).mean(axis=(2, 4))
+    found = keras.ops.convert_to_numpy(layer(x.astype("float32")))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert layer.compute_output_shape(x.shape) == found.shape
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: DenseBlock(2, 8, bottleneck=True, dropout=p), lambda p: Transition(1.0, dropout=p)]
+)
+def test_dropout_works_in_training_only_and_keeps_the_mean(make) -> None:
+    layer = make(0.5)
+    x = np.random.default_rng(0).random((8, 8, 8, 16)).astype("float32")
+    still = keras.ops.convert_to_numpy(layer(x, training=False))
+    again = keras.ops.convert_to_numpy(layer(x, training=False))
+    np.testing.assert_array_equal(still, again)
+    first = keras.ops.convert_to_numpy(layer(x, training=True))
+    second = keras.ops.convert_to_numpy(layer(x, training=True))
+    assert not np.array_equal(first, second)
+    new = keras.ops.convert_to_numpy(DenseBlock(1, 64, dropout=0.3)(x, training=True))[..., 16:]
+    assert abs(float((new == 0).mean()) - 0.3) < 0.02
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        NormReluConv(5, 3, dropout=0.1, use_bias=True, kernel_initializer="he_uniform", kernel_regularizer="l2"),
+        DenseBlock(2, 3, bottleneck=True, bottleneck_width=2, dropout=0.1, momentum=0.7, epsilon=1e-4),
+        DenseBlock(
+            2, 3, kernel_initializer=keras.initializers.HeNormal(), kernel_regularizer=keras.regularizers.L2(1e-3)
+        ),
+        Transition(0.3, use_bias=True, dropout=0.2, name="shrink"),
+    ],
+)
+def test_a_configuration_round_trips(layer: keras.layers.Layer) -> None:
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == layer.get_config()
+    layer.build((None, 8, 8, 6))
+    again.build((None, 8, 8, 6))
+    assert [w.shape for w in again.weights] == [w.shape for w in layer.weights]
+
+
+def test_a_frozen_block_keeps_weights_and_statistics() -> None:
+    block = DenseBlock(2, 3, bottleneck=True)
+    x = np.random.default_rng(0).normal(1, 2, size=(4, 6, 6, 5)).astype("float32")
+    block.build(x.shape)
+    block.trainable = False
+    before = [w.numpy() for w in block.weights]
+    trained = keras.ops.convert_to_numpy(block(x, training=True))
+    np.testing.assert_array_equal(trained, keras.ops.convert_to_numpy(block(x, training=False)))
+    assert block.trainable_weights == []
+    for w, old in zip(block.weights, before, strict=True):
+        np.testing.assert_array_equal(w.numpy(), old)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DenseBlock(0, 12), "num_layers=0"),
+        (lambda: Transition(0.0), "compression"),
+        (lambda: Transition(0.1).build((None, 8, 8, 5)), "leaves none of 5 channels"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()

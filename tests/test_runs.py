@@ -1,0 +1,98 @@
+"""The run folder: written whole, opened with suspicion."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from densely import runs
+from densely.architecture import build
+from densely.errors import DataError, UsageError
+from densely.runs import Run
+from densely.training import train
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    quiet = Console(quiet=True)
+    return train("digits", model="densenet-bc-16-8", epochs=1, limit=100, out=tmp_path / "run", console=quiet)
+
+
+def test_a_config_survives_its_file(run: Run) -> None:
+    again = Run.open(run.folder)
+    assert again.config == run.config
+    assert again.inputs == run.inputs
+    assert again.preprocessing == run.preprocessing
+    assert "Test accuracy" in repr(again)
+
+
+def test_folders_without_a_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [str(runs.create_folder(None, data)) for data in ("digits", "digits", "/some/where/photos")]
+    assert names == ["runs/digits-1", "runs/digits-2", "runs/photos-1"]
+
+
+@pytest.mark.parametrize("broken", ["", "data = 3", "what is this"])
+def test_a_damaged_config_is_named(run: Run, broken: str) -> None:
+    (run.folder / "config.toml").write_text(broken)
+    with pytest.raises(DataError, match=r"config\.toml"):
+        Run.open(run.folder)
+
+
+@pytest.mark.parametrize("broken", ["", "{}", "[1]", '{"class_names": 5}'])
+def test_damaged_inputs_are_named(run: Run, broken: str) -> None:
+    (run.folder / "inputs.json").write_text(broken)
+    with pytest.raises(DataError, match=r"inputs\.json"):
+        Run.open(run.folder)
+
+
+def test_damaged_weights_are_named(run: Run) -> None:
+    path = run.folder / "final.weights.h5"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"final\.weights\.h5 is damaged"):
+        run.model()
+
+
+def test_weights_of_another_network_are_refused(run: Run) -> None:
+    build("densenet-bc-22-12", input_shape=(8, 8, 1)).save_weights(run.folder / "final.weights.h5")
+    with pytest.raises(DataError, match="belongs to another network"):
+        run.model()
+
+
+def test_an_unfinished_training_says_so(run: Run) -> None:
+    (run.folder / "metrics.json").unlink()
+    (run.folder / "final.weights.h5").unlink()
+    again = Run.open(run.folder)
+    assert "Test accuracy" not in repr(again)
+    with pytest.raises(UsageError, match="did not finish"):
+        again.accuracy  # noqa: B018
+    with pytest.raises(UsageError, match="no final weights; there are best weights"):
+        again.model()
+
+
+def test_no_folder_and_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no run folder"):
+        Run.open(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"has no config\.toml"):
+        Run.open(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    runs.write_json(path, {"old": 1})
+
+    def full(aside: Path) -> None:
+        aside.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"metrics\.json cannot be written: No space left"):
+        runs.write_whole(path, full)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_the_revision_of_a_checkout_is_recorded_and_none_outside(tmp_path: Path) -> None:
+    assert runs.git_revision(tmp_path) is None
+    revision = runs.git_revision(Path(runs.__file__).parent)
+    assert revision is None or len(revision.rstrip("+")) == 40

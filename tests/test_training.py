@@ -1,0 +1,227 @@
+"""Whole trainings, small ones: what a run folder holds, what is held out, what repeats exactly."""
+
+import csv
+import json
+import tomllib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import densely
+from densely import data
+from densely.errors import DataError, DenselyError, UsageError
+from densely.recipes import Recipe
+from densely.runs import Run
+from densely.training import Batches, parts_of, train
+
+QUIET = Console(quiet=True)
+TINY = {"model": "densenet-bc-16-8", "epochs": 2, "console": QUIET}
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train("digits", out=tmp_path_factory.mktemp("runs") / "digits", limit=400, **TINY)
+
+
+def test_the_run_folder_holds_what_it_promises(digits_run: Run) -> None:
+    folder = digits_run.folder
+    assert {path.name for path in folder.iterdir()} == {
+        "config.toml",
+        "environment.json",
+        "inputs.json",
+        "splits.json",
+        "history.csv",
+        "best.weights.h5",
+        "final.weights.h5",
+        "metrics.json",
+    }
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert config["data"] == "digits"
+    assert config["recipe"]["epochs"] == 2
+    assert config["network"]["growth_rate"] == 8
+
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["keras"] == keras.__version__
+    assert environment["machine"]["cores"] >= 1
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["weights"] == "final"
+    assert 0 <= metrics["test"]["accuracy"] <= 1
+
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(float(row["val_loss"]) > 0 for row in rows)
+
+
+def test_the_scores_are_those_of_the_final_weights_on_unseen_images(digits_run: Run) -> None:
+    parts = parts_of(digits_run)
+    images = digits_run.preprocessing(parts.test.images)
+    guesses = digits_run.model("final").predict_on_batch(images).argmax(axis=1)
+    assert digits_run.accuracy == np.mean(guesses == parts.test.labels)
+
+    splits = json.loads((digits_run.folder / "splits.json").read_text())
+    assert sorted(splits["train"] + splits["val"]) == list(range(400))
+    assert splits["test"] is None  # the source has a test part of its own
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(digits_run: Run) -> None:
+    parts = parts_of(digits_run)
+    p = digits_run.model("best").predict_on_batch(digits_run.preprocessing(parts.val.images))
+    best = max(row["val_accuracy"] for row in digits_run.history)
+    assert np.mean(p.argmax(axis=1) == parts.val.labels) == pytest.approx(best, abs=1e-6)
+
+
+def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
+    def weights(seed: int, name: str) -> np.ndarray:
+        run = train("digits", seed=seed, limit=150, out=tmp_path / name, network={"dropout": 0.2}, **TINY)
+        return np.concatenate([w.numpy().ravel() for w in run.model().weights])
+
+    first = weights(3, "a")
+    np.testing.assert_array_equal(first, weights(3, "b"))
+    assert not np.array_equal(first, weights(4, "c"))
+
+
+def test_other_seeds_are_scored_on_the_same_test_images(tmp_path: Path) -> None:
+    source = data.load("digits").train.take(range(200))  # a Dataset alone: the test part is taken from it
+    runs = [train(source, seed=seed, out=tmp_path / str(seed), **TINY) for seed in (0, 1)]
+    first, second = (json.loads((run.folder / "splits.json").read_text()) for run in runs)
+    assert len(first["test"]) == 40
+    assert first["test"] == second["test"]
+    assert first["val"] != second["val"]
+
+
+@pytest.mark.parametrize("decay_on", ["all", "kernels"])
+def test_weight_decay_acts_where_it_says(decay_on: str, tmp_path: Path) -> None:
+    """With a learning signal of zero (no images could differ), only the decay moves the weights."""
+    images = np.zeros((8, 8, 8, 1), np.uint8)
+    dataset = data.Dataset(images, np.zeros(8, int), ("only", "other"), "nothing")
+    rate, decay = 0.1, 0.3
+    options = {"epochs": 1, "batch_size": 8, "learning_rate": rate, "schedule": "constant", "momentum": 0.0}
+    keras.utils.set_random_seed(0)
+    start = densely.build("densenet-bc-16-8", input_shape=(8, 8, 1), classes=2)
+    run = train(
+        data.Parts(dataset, None, dataset),
+        model="densenet-bc-16-8",
+        val_fraction=0,
+        weight_decay=decay,
+        decay_on=decay_on,
+        out=tmp_path / "run",
+        console=QUIET,
+        nesterov=False,
+        **options,
+    )
+    end = run.model()
+    # The stem sees only zeros: its gradient is exactly nothing but the decay.
+    before, after = (m.get_layer("stem_conv").kernel.numpy() for m in (start, end))
+    factor = 1 - rate * decay * (2 if decay_on == "kernels" else 1)
+    np.testing.assert_allclose(after, before * factor, rtol=1e-5)
+    # γ of the first normalisation is multiplied with zeros as well, and only decays where everything does.
+    gamma = end.get_layer("dense_block_1").bottlenecks[0].norm.gamma.numpy()
+    np.testing.assert_allclose(gamma, 1 - rate * decay if decay_on == "all" else 1.0, rtol=1e-5)
+
+
+def test_batches_are_a_function_of_seed_epoch_and_step() -> None:
+    digits = data.load("digits").train
+    unit = data.Preprocessing.fit(digits.images, "unit")
+    recipe = Recipe(batch_size=32, shift=1, flip=True)
+    one, two = (Batches(digits, unit, recipe, seed=5, training=True) for _ in range(2))
+    one.set_epoch(3)
+    images = one[7][0]
+    for step in (2, 7):  # whatever was asked for before
+        two.set_epoch(3)
+        found = two[step][0]
+    np.testing.assert_array_equal(images, found)
+    two.set_epoch(4)
+    assert not np.array_equal(images, two[7][0])
+
+
+def test_an_epoch_visits_every_image_once() -> None:
+    digits = data.load("digits").train
+    marked = data.Dataset(digits.images, np.arange(len(digits)), tuple(map(str, range(len(digits)))), "marked")
+    batches = Batches(marked, data.Preprocessing.fit(digits.images, "unit"), Recipe(batch_size=64), 0, training=True)
+    seen = np.concatenate([batches[i][1] for i in range(len(batches))])
+    assert sorted(seen) == list(range(len(digits)))
+    assert list(seen) != list(range(len(digits)))
+    held_out = Batches(marked, batches.preprocessing, Recipe(batch_size=64), 0, training=False)
+    assert list(np.concatenate([held_out[i][1] for i in range(len(held_out))])) == list(range(len(digits)))
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            noise = rng.integers(0, 40, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(noise + np.uint8(level)).save(tmp_path / "photos" / name / f"{i}.png")
+    run = train(tmp_path / "photos", size=(16, 16), out=tmp_path / "run", epochs=15, batch_size=8, console=QUIET)
+    assert run.inputs.class_names == ("dark", "light")
+    assert run.inputs.input_shape == (16, 16, 3)
+    assert run.accuracy == 1.0
+    assert parts_of(Run.open(tmp_path / "run")).train.input_shape == (16, 16, 3)
+
+    # The folder has changed since: its scores would be others.
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "dark" / "new.png")
+    with pytest.raises(DenselyError, match="changed since"):
+        parts_of(run)
+
+
+def test_several_labels_an_image(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (60, 3)).astype(np.uint8)
+    images = np.zeros((60, 8, 8, 3), np.uint8) + labels[:, None, None, :] * np.uint8(200)
+    dataset = data.Dataset(images, labels, ("red", "green", "blue"), "lamps")
+    run = train(dataset, epochs=8, batch_size=10, model="densenet-bc-16-8", out=tmp_path / "run", console=QUIET)
+    assert run.config.network.activation == "sigmoid"
+    assert run.accuracy > 0.9
+    with pytest.raises(UsageError, match="given in Python"):
+        parts_of(run)
+
+
+def test_without_validation_only_final_weights_are_kept(tmp_path: Path) -> None:
+    run = train("digits", val_fraction=0.0, limit=100, out=tmp_path / "run", **TINY)
+    assert "val" not in run.metrics
+    assert not (run.folder / "best.weights.h5").exists()
+    with pytest.raises(UsageError, match="no best weights; there are final weights"):
+        run.model("best")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"source": "digitz"}, UsageError, "did you mean digits"),
+        ({"source": "digits", "model": "densenet"}, UsageError, "no network named 'densenet'"),
+        ({"source": "digits", "model": "densenet-121"}, UsageError, "too small"),
+        ({"source": "digits", "network": {"depth": 23}}, UsageError, "depth 23 does not fit"),
+        ({"source": "digits", "epochs": 0}, UsageError, "epochs=0"),
+        ({"source": "digits", "limit": 0}, UsageError, "limit"),
+        ({"source": "digits", "limit": 12}, DataError, "has 1 image"),
+        ({"source": "digits", "seed": -1}, UsageError, "seed"),
+        ({"source": "digits", "size": (16, 16)}, UsageError, "size"),
+        ({"source": "digits", "schedule": "linear"}, UsageError, "schedule"),
+    ],
+)
+def test_wrong_use_leaves_nothing_behind(options: dict, error: type, words: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        train(**options, console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_occupied_folder_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="already holds something"):
+        train("digits", out=tmp_path, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_digits_reach_98_percent_by_default(seed: int, tmp_path: Path) -> None:
+    run = train("digits", seed=seed, out=tmp_path / "run")
+    assert run.metrics["test"]["n"] >= 350
+    assert run.accuracy >= 0.98

@@ -173,7 +173,7 @@ def evaluate(
     if as_json:
         print(json.dumps({"part": part, "weights": chosen, **found}))
         return
-    out.print(f"{run_folder}, {part} part, {chosen} weights", highlight=False, soft_wrap=True)
+    out.print(f"{run_folder}, {part} part, {chosen} weights", markup=False, highlight=False, soft_wrap=True)
     table = Table("score", "value")
     for name, value in found.items():
         table.add_row(name, f"{100 * value:.2f} %" if "accuracy" in name else f"{value:,.4g}")
@@ -204,7 +204,7 @@ def predict(
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for image, found in zip(images, guesses, strict=True):
-        out.print(f"[bold]{image}", highlight=False, soft_wrap=True)
+        out.print(str(image), style="bold", markup=False, highlight=False, soft_wrap=True)
         table = Table("class", "probability", "", box=None)
         for g in found:
             table.add_row(g.label, f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
@@ -337,9 +337,6 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> None:
-    err.print(
-        f"[bold red]densely:[/] {message}" if err.is_terminal else f"densely: {message}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    err.print("densely:", style="bold red", end=" ")
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

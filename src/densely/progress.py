@@ -100,6 +100,7 @@ class ProgressBar(keras.callbacks.Callback):
         # Not wrapped and not coloured: the lines stay one an epoch in a narrow window or a log, and can be searched.
         self.console.print(
             f"epoch {epoch + 1:>{width}}/{self._epochs}  {self._figures(logs or {})}  {clock(took)}",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )

@@ -94,7 +94,8 @@ def default_recipe(data: str, input_shape: tuple[int, int, int]) -> tuple[Recipe
     """
     if data == "digits":
         # A mirrored digit is another sign, and one pixel of eight is as far as a digit can move.
-        return Recipe(name="digits", epochs=30, preprocessing="unit", shift=1), "densenet-bc-22-12"
+        digits = Recipe(name="digits", epochs=40, weight_decay=1e-3, preprocessing="unit", shift=1)
+        return digits, "densenet-bc-22-12"
     if data.startswith("cifar"):
         return Recipe(name="cifar", epochs=300, schedule="staged", shift=4, flip=True), "densenet-40-12"
     if data.startswith("svhn"):

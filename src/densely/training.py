@@ -189,7 +189,9 @@ def train(
         )
     except KeyboardInterrupt:
         bar.close()
-        console.print(f"Interrupted; {run.folder} keeps the history and the best weights so far.", soft_wrap=True)
+        console.print(
+            f"Interrupted; {run.folder} keeps the history and the best weights so far.", markup=False, soft_wrap=True
+        )
         raise
     finally:
         bar.close()
@@ -200,7 +202,7 @@ def train(
         if dataset is not None:
             metrics[part] = evaluate(whole, dataset, preprocessing)
     runs.write_json(run.folder / "metrics.json", metrics)
-    console.print(run, highlight=False, soft_wrap=True)
+    console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run
 
 
@@ -244,7 +246,11 @@ def _load(
         return parts, parts.train.source
     name = str(source)
     parts = data.load(
-        name, data_dir=data_dir, size=size, channels=channels, notify=lambda line: console.print(line, style="dim")
+        name,
+        data_dir=data_dir,
+        size=size,
+        channels=channels,
+        notify=lambda line: console.print(line, style="dim", markup=False),
     )
     return parts, name if name in data.NAMES else str(Path(name).resolve())
 
@@ -323,6 +329,7 @@ def _announce(console: Console, run: Run, parts: Parts, model: keras.Model) -> N
         f"{run.config.data}: {', '.join(counts)}; {parts.train.classes} classes, {height}×{width}×{channels}\n"
         f"{run.config.model}: {parameters:,} parameters; {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"seed {run.config.seed}\nrun folder: {run.folder}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

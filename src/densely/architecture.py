@@ -213,11 +213,15 @@ def spec(network: NetworkSpec | str, **changes: Any) -> NetworkSpec:
         raise from_validation("network", error) from None
 
 
-def build(network: NetworkSpec | str = "densenet-bc-100-12", **changes: Any) -> keras.Model:
+def build(
+    network: NetworkSpec | str = "densenet-bc-100-12", *, fused: bool | None = None, **changes: Any
+) -> keras.Model:
     """Build a DenseNet: a functional `keras.Model` from `(N, *input_shape)` to `(N, classes)`.
 
     Args:
         network: a name in `NETWORKS` or a `NetworkSpec`.
+        fused: `False` to run the dense blocks by the reference path; see `DenseBlock`. No part of the network: the
+            weights are the same.
         **changes: fields of `NetworkSpec` to change, e.g. `input_shape=(64, 64, 1), classes=3, dropout=0.2`.
 
     Returns:
@@ -236,15 +240,16 @@ def build(network: NetworkSpec | str = "densenet-bc-100-12", **changes: Any) -> 
     resolved = spec(network, **changes)
     inputs = keras.Input(resolved.input_shape, name="image")
     name = network.lower() if isinstance(network, str) else "densenet"
-    return keras.Model(inputs, connect(resolved, inputs), name=name.replace("-", "_"))
+    return keras.Model(inputs, connect(resolved, inputs, fused=fused), name=name.replace("-", "_"))
 
 
-def connect(network: NetworkSpec, inputs: Any) -> Any:
+def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> Any:
     """Connect a DenseNet to a Keras tensor.
 
     Args:
         network: what to build; its `input_shape` is not looked at.
         inputs: `(N, H, W, C)`.
+        fused: as in `build`.
 
     Returns:
         `(N, classes)`: probabilities, or logits for `activation="none"`.
@@ -275,12 +280,15 @@ def connect(network: NetworkSpec, inputs: Any) -> Any:
 
     for i, num_layers in enumerate(network.block_layers, start=1):
         if i > 1:
-            x = Transition(network.compression, dropout=network.dropout, **conv, **norm, name=f"transition_{i - 1}")(x)
+            x = Transition(
+                network.compression, dropout=network.dropout, fused=fused, **conv, **norm, name=f"transition_{i - 1}"
+            )(x)
         x = DenseBlock(
             num_layers,
             network.growth_rate,
             bottleneck=network.bottleneck,
             dropout=network.dropout,
+            fused=fused,
             **conv,
             **norm,
             name=f"dense_block_{i}",

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from densely import fused
+
 #: Of a batch of maps, (N, H, W, C); all but C may be open (`None`).
 Shape = tuple[Any, ...]
 
@@ -128,6 +130,8 @@ class DenseBlock(keras.layers.Layer):
         bottleneck_width: the paper's 4.
         dropout, use_bias, kernel_initializer, kernel_regularizer, momentum, epsilon: as in `NormReluConv`, for
             every convolution of the block.
+        fused: run the whole block as one operation (`densely.kernels`), with memory that grows linearly with depth:
+            `None` where the engine can (PyTorch; the default), `False` never. The weights are the same either way.
 
     Example:
         >>> block = DenseBlock(num_layers=4, growth_rate=12, bottleneck=True)
@@ -148,6 +152,7 @@ class DenseBlock(keras.layers.Layer):
         kernel_regularizer: Any = None,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        fused: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -168,6 +173,8 @@ class DenseBlock(keras.layers.Layer):
             "momentum": momentum,
             "epsilon": epsilon,
         }
+        self.fused = fused
+        self.seed_generator = keras.random.SeedGenerator() if dropout else None
         self.bottlenecks: list[NormReluConv] = []
         self.convs: list[NormReluConv] = []
         for i in range(1, num_layers + 1):
@@ -191,11 +198,22 @@ class DenseBlock(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Grow `inputs` by `num_layers · growth_rate` maps."""
+        if self.fused is not False and fused.possible(inputs):
+            return self._call_fused(inputs, bool(training))
         x = inputs
         for i, conv in enumerate(self.convs):
             new = self.bottlenecks[i](x, training=training) if self.bottleneck else x
             x = ops.concatenate([x, conv(new, training=training)], axis=-1)
         return x
+
+    def _call_fused(self, inputs: Any, training: bool) -> Any:
+        from densely import kernels
+
+        units = [fused.tensors(*pair) for pair in zip(*filter(None, (self.bottlenecks, self.convs)), strict=True)]
+        layers, statistics = zip(*units, strict=True)
+        return kernels.dense_block(
+            inputs, layers, statistics, **fused.options(self.conv_options, training, self.seed_generator)
+        )
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """`(N, H, W, C + num_layers · growth_rate)`."""
@@ -210,6 +228,7 @@ class DenseBlock(keras.layers.Layer):
             "growth_rate": self.growth_rate,
             "bottleneck": self.bottleneck,
             "bottleneck_width": self.bottleneck_width,
+            "fused": self.fused,
             **self.conv_options,
             "kernel_initializer": keras.initializers.serialize(
                 fresh_initializer(self.conv_options["kernel_initializer"])
@@ -227,6 +246,7 @@ class Transition(keras.layers.Layer):
     Args:
         compression: θ, above 0 and at most 1 (default 1, no compression; the paper's DenseNet-C uses 0.5).
         dropout, use_bias, kernel_initializer, kernel_regularizer, momentum, epsilon: as in `NormReluConv`.
+        fused: as in `DenseBlock`.
 
     Raises:
         ValueError: if `compression` is out of range, or leaves no channel.
@@ -242,12 +262,15 @@ class Transition(keras.layers.Layer):
         kernel_regularizer: Any = None,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        fused: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < compression <= 1:
             raise ValueError(f"The compression must be above 0 and at most 1, not {compression}.")
         self.compression = compression
+        self.fused = fused
+        self.seed_generator = keras.random.SeedGenerator() if dropout else None
         self.conv_options: dict[str, Any] = {
             "dropout": dropout,
             "use_bias": use_bias,
@@ -273,6 +296,11 @@ class Transition(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Shrink `inputs` to half its size and θ of its channels."""
+        if self.fused is not False and fused.possible(inputs) and min(inputs.shape[1:3]) > 1:
+            from densely import kernels
+
+            options = fused.options(self.conv_options, bool(training), self.seed_generator)
+            return kernels.transition(inputs, *fused.tensors(self.unit), **options)
         return self.pool(self.unit(inputs, training=training))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -285,6 +313,7 @@ class Transition(keras.layers.Layer):
         return {
             **super().get_config(),
             "compression": self.compression,
+            "fused": self.fused,
             **self.conv_options,
             "kernel_initializer": keras.initializers.serialize(
                 fresh_initializer(self.conv_options["kernel_initializer"])

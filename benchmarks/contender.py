@@ -1,0 +1,175 @@
+"""One contender of a benchmark, in a process of its own: builds, then trains a few steps each time it is told to.
+
+Started by `interleave.py`, not by hand. Reads its task as JSON from the command line, then a word a line from standard
+input: `go` runs one round and answers with its seconds, `memory` answers with the peak. A process each, because Keras
+has one engine a process, and because only so the peak memory is a contender's own.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+warnings.filterwarnings("ignore")
+
+
+def resident() -> int:
+    """Bytes of memory in use now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def data(task: dict[str, Any], shape: tuple[Any, ...], classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of noise: the time of a step does not depend on what they show."""
+    rng = np.random.default_rng(task["seed"])
+    count = task["batch"] * task["steps"]
+    return rng.normal(size=(count, *shape)).astype("float32"), rng.integers(0, classes, count)
+
+
+def keras_fit(task: dict[str, Any], fused: bool | None) -> Callable[[], None]:
+    """Whole steps through `model.fit`: loss, optimizer, metrics, progress hooks, everything."""
+    import keras
+
+    from densely.architecture import build, spec
+    from densely.optimizers import CoupledSGD
+
+    keras.utils.set_random_seed(task["seed"])
+    if task["dtype"] == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    network = spec(task["network"], dropout=task["dropout"], activation="none", **task["changes"])
+    model = build(network, fused=fused)
+    model.compile(
+        CoupledSGD(0.01, 0.9, True, coupled_decay=1e-4),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    x, y = data(task, network.input_shape, network.classes)
+    return lambda: model.fit(x, y, batch_size=task["batch"], epochs=1, verbose=0, shuffle=False)
+
+
+def textbook(task: dict[str, Any], compiled: bool = False, memory_efficient: bool = False) -> Callable[[], None]:
+    """The loop that a PyTorch textbook writes, with the multi-tensor optimizer; no metrics, no progress."""
+    import torch
+    from peers import DenseNet
+
+    from densely.architecture import spec
+
+    torch.manual_seed(task["seed"])
+    network = spec(task["network"], dropout=task["dropout"], **task["changes"])
+    model: Any = DenseNet(network, memory_efficient)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, foreach=True)
+    if compiled:
+        model = torch.compile(model)
+    images, labels = data(task, network.input_shape, network.classes)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    y = torch.from_numpy(labels)
+    half = task["dtype"] == "bfloat16"
+
+    def run() -> None:
+        for start in range(0, len(x), task["batch"]):
+            batch = slice(start, start + task["batch"])
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss: Any = torch.nn.functional.cross_entropy(model(x[batch]).float(), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def block_alone(task: dict[str, Any], make: Callable[[int, int, Any], Any], channels_last: bool) -> Callable[[], None]:
+    """One dense block of `layers` layers on 32×32 maps, forward and backward, no optimizer."""
+    import torch
+
+    from densely.architecture import spec
+
+    torch.manual_seed(task["seed"])
+    network = spec(task["network"], dropout=task["dropout"], **task["changes"])
+    channels, half = network.stem_width, task["dtype"] == "bfloat16"
+    block = make(channels, task["layers"], network)
+    x = torch.randn(task["batch"], 32, 32, channels)
+    x = x.permute(0, 3, 1, 2) if not channels_last else x
+
+    def run() -> None:
+        for _ in range(task["steps"]):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                y = block(x.requires_grad_())
+            y.backward(torch.ones_like(y))
+            x.grad = None
+
+    return run
+
+
+def keras_block(fused: bool | None) -> Callable[[dict[str, Any]], Callable[[], None]]:
+    """The Keras layer."""
+
+    def make(channels: int, layers: int, network: Any) -> Any:
+        from densely.layers import DenseBlock
+
+        block = DenseBlock(
+            layers, network.growth_rate, bottleneck=network.bottleneck, dropout=network.dropout, fused=fused
+        )
+        block.build((None, 32, 32, channels))
+        return lambda x: block(x, training=True)
+
+    return lambda task: block_alone(task, make, channels_last=True)
+
+
+def textbook_block(memory_efficient: bool) -> Callable[[dict[str, Any]], Callable[[], None]]:
+    """The textbook's block."""
+
+    def make(channels: int, layers: int, network: Any) -> Any:
+        import torch
+        from peers import Block
+
+        block: Any = Block(channels, layers, network, memory_efficient)
+        return block.to(memory_format=torch.channels_last)
+
+    return lambda task: block_alone(task, make, channels_last=False)
+
+
+#: One block alone; Keras's mixed precision is a policy, so it takes part in float32 only.
+BLOCKS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
+    "densely": keras_block(None),
+    "textbook PyTorch": textbook_block(False),
+    "checkpoint": textbook_block(True),
+    "Keras on torch": keras_block(False),
+}
+
+CONTENDERS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
+    "densely": lambda task: keras_fit(task, fused=None),
+    "textbook PyTorch": textbook,
+    "torch.compile": lambda task: textbook(task, compiled=True),
+    "checkpoint": lambda task: textbook(task, memory_efficient=True),
+    "Keras on torch": lambda task: keras_fit(task, fused=False),
+    "Keras on jax": lambda task: keras_fit(task, fused=False),
+}
+
+
+def main() -> None:
+    """Build, then obey."""
+    task = json.loads(sys.argv[1])
+    # Results alone go to standard output, whatever a library may print.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    run = (BLOCKS if "layers" in task else CONTENDERS)[task["contender"]](task)
+    run_start = resident()
+    for word in sys.stdin:
+        if word.strip() == "go":
+            began = time.perf_counter()
+            run()
+            answer: dict[str, float] = {"seconds": time.perf_counter() - began}
+        else:
+            answer = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "start": run_start}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

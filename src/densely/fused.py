@@ -1,0 +1,71 @@
+"""Between the Keras layers and the kernels: which path a call takes, and Keras variables as plain tensors.
+
+A dense block runs fused where the engine is PyTorch and real numbers are at hand. Symbolic calls (shape inference),
+stateless calls, tracing and export take the reference path: they want a graph of ordinary operators.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+# Keras makes the scope public but not the question whether one is open.
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+
+def possible(x: Any) -> bool:
+    """Whether a layer can run fused on this input, here and now."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return (
+        isinstance(x, torch.Tensor)
+        and not x.is_meta
+        and x.numel() > 0
+        # In a stateless scope a variable's value is not its own, and nothing may be updated in place.
+        and not in_stateless_scope()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.onnx.is_in_onnx_export()
+    )
+
+
+def tensors(*units: Any) -> tuple[Any, Any]:
+    """The weights of one or two `NormReluConv`, in a row, as the kernels take them: parameters, moving statistics.
+
+    The tensors are the variables' own. Inside a layer Keras hands out copies cast to the policy's compute dtype; the
+    kernels cast by themselves, and give the gradients of float32 weights in float32.
+    """
+    from densely import kernels
+
+    parameters: list[Any] = []
+    moving: list[Any] = []
+    frozen: dict[str, Any] = {}
+    for number, unit in enumerate(units, start=1):
+        norm, conv = unit.norm, unit.conv
+        parameters += [v if v is None else v._value for v in (norm.gamma, norm.beta, conv.kernel, conv.bias)]
+        moving += [norm.moving_mean._value, norm.moving_variance._value]
+        frozen[f"frozen{number}"] = not norm.trainable
+    return kernels.LayerParameters(*parameters), kernels.RunningStatistics(*moving)._replace(**frozen)
+
+
+def options(
+    conv_options: dict[str, Any], training: bool, generator: keras.random.SeedGenerator | None
+) -> dict[str, Any]:
+    """What the kernels are told besides tensors; draws a seed where dropout will need one."""
+    active = training and generator is not None
+    return {
+        "training": training,
+        "momentum": conv_options["momentum"],
+        "epsilon": conv_options["epsilon"],
+        "dropout": conv_options["dropout"],
+        "seed": draw_seed(generator) if active else None,
+    }
+
+
+def draw_seed(generator: keras.random.SeedGenerator) -> int:
+    """The next seed of a Keras generator, as one number; Keras saves the generator's state with the weights."""
+    state = keras.ops.convert_to_numpy(generator.next()).astype(np.uint32)
+    # PyTorch's CPU generator looks at 32 bits only, so the seed and its counter are mixed into that many.
+    return int(np.random.SeedSequence(state.tolist()).generate_state(1)[0])

@@ -1,0 +1,8 @@
+"""The dense block, fused: PyTorch tensors in, PyTorch tensors out; no Keras, no files."""
+
+from densely.kernels.dense_block import dense_block
+from densely.kernels.memory import release_memory
+from densely.kernels.transition import transition
+from densely.kernels.plan import LayerParameters, RunningStatistics
+
+__all__ = ["LayerParameters", "RunningStatistics", "dense_block", "release_memory", "transition"]

@@ -1,0 +1,118 @@
+"""Memory that a block uses again at the next step, without ever sharing it with anybody who still holds it.
+
+A training step frees its big tensors and asks for the same sizes again a moment later. On the CPU the allocator gives
+such blocks back to the system and the next step pays for them page by page: a tenth of the step, measured. So big
+tensors come from here. A block returns to the shelf at the moment the *last* tensor on it dies, whoever held it (the
+user, the autograd graph, a hook): the tensor is built on a NumPy array that its storage alone keeps alive, and that
+array's end is what tells us. Hence even a block's output may live on such memory.
+
+On other devices PyTorch's own caching allocator does this already, so `empty` is `torch.empty` there.
+"""
+
+import math
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+IDLE_LIMIT = 1 << 30
+"""Bytes that may lie unused on the shelf; what comes back beyond that is freed."""
+
+_SMALLEST = 1 << 18  # below a quarter of a mebibyte the C library's own free lists are as good
+_ALIGNMENT = 64  # one cache line, what PyTorch itself aligns to
+
+
+class Shelf:
+    """Blocks of CPU memory waiting to be used again; safe to use from several threads.
+
+    Args:
+        limit: the most bytes to keep idle, `IDLE_LIMIT` unless told.
+    """
+
+    def __init__(self, limit: int = IDLE_LIMIT) -> None:
+        self.limit = limit
+        self._idle: list[np.ndarray] = []  # the most recently used last: likeliest to be in the cache
+        self._returned: deque[np.ndarray] = deque()
+        self._lock = threading.Lock()
+
+    def take(self, nbytes: int) -> torch.Tensor:
+        """A tensor of `nbytes` unsigned bytes, contents arbitrary, 64-byte aligned."""
+        with self._lock:
+            self._settle()
+            fitting = [
+                i for i, block in enumerate(self._idle) if nbytes <= block.nbytes - _ALIGNMENT <= nbytes * 5 // 4
+            ]
+            best = min(reversed(fitting), key=lambda i: self._idle[i].nbytes, default=None)
+            block = np.empty(nbytes + _ALIGNMENT, np.uint8) if best is None else self._idle.pop(best)
+        start = -block.ctypes.data % _ALIGNMENT
+        lease = block[start : start + nbytes]
+        weakref.finalize(lease, self._give_back, block).atexit = False
+        return torch.from_numpy(lease)
+
+    def idle_bytes(self) -> int:
+        """Bytes on the shelf that nobody uses now."""
+        with self._lock:
+            self._settle()
+            return sum(block.nbytes for block in self._idle)
+
+    def clear(self) -> None:
+        """Frees everything that nobody uses now."""
+        with self._lock:
+            self._settle()
+            self._idle.clear()
+
+    def _give_back(self, block: np.ndarray) -> None:
+        # A finalizer may run anywhere, even in a thread that is inside `take`: it must not wait for the lock.
+        self._returned.append(block)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        while self._returned:
+            self._idle.append(self._returned.popleft())
+        while sum(block.nbytes for block in self._idle) > self.limit:
+            self._idle.pop(0)
+
+
+_shelf = Shelf()
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An uninitialised contiguous tensor, on memory used before where that saves time."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or nbytes < _SMALLEST:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return _shelf.take(nbytes).view(dtype).view(tuple(shape))
+
+
+class Scratch:
+    """Room for one chunk at a time, in whatever shape it comes; what was there before is lost.
+
+    Args:
+        elements: the most that any chunk has.
+        dtype: of the elements.
+        device: where.
+    """
+
+    def __init__(self, elements: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.flat, self.dtype = empty((elements,), dtype, device), dtype
+        # A pass asks for the same few shapes thousands of times, and making a view costs as much as a small operator.
+        self._views: dict[torch.Size, torch.Tensor] = {}
+
+    def view(self, shape: torch.Size) -> torch.Tensor:
+        """A contiguous tensor of this shape, always on the same memory."""
+        found = self._views.get(shape)
+        if found is None:
+            found = self._views[shape] = self.flat[: math.prod(shape)].view(shape)
+        return found
+
+
+def release_memory() -> None:
+    """Frees the memory that the kernels keep for the next step (at most `IDLE_LIMIT` bytes); always safe to call."""
+    _shelf.clear()

@@ -1,0 +1,248 @@
+"""What a dense block's passes need to know: shapes, dtypes, options, and how to cut the pixels into chunks."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import torch
+
+from densely.kernels import dropout
+from densely.kernels.memory import Scratch, empty
+
+# Bytes of one operand's chunk, as if it were in the dtype of sums. Measured on two cores with 2 MiB of second-level
+# cache each: half as much is slower (more calls), twice as much no faster.
+_CPU_CHUNK = 1 << 21
+_OTHER_CHUNK = 1 << 26  # a GPU wants few, large launches
+
+
+class LayerParameters(NamedTuple):
+    """One layer's parameters; C channels come in, k go out.
+
+    A plain layer is BN, ReLU, 3×3 convolution, dropout, and has only the first four. A bottleneck layer is BN,
+    ReLU, 1×1 convolution to b channels, dropout, BN, ReLU, 3×3 convolution to k, dropout. Any floating dtype;
+    gradients come in the parameter's own.
+    """
+
+    gamma1: torch.Tensor
+    """(C,)."""
+    beta1: torch.Tensor
+    """(C,)."""
+    kernel1: torch.Tensor
+    """(3, 3, C, k), or with a bottleneck (1, 1, C, b)."""
+    bias1: torch.Tensor | None = None
+    """(k,), or with a bottleneck (b,)."""
+    gamma2: torch.Tensor | None = None
+    """(b,), with a bottleneck, as are `beta2` and `kernel2`."""
+    beta2: torch.Tensor | None = None
+    """(b,)."""
+    kernel2: torch.Tensor | None = None
+    """(3, 3, b, k)."""
+    bias2: torch.Tensor | None = None
+    """(k,)."""
+
+
+class RunningStatistics(NamedTuple):
+    """One layer's moving means and variances, written in place by a training forward pass unless frozen."""
+
+    mean1: torch.Tensor
+    """(C,)."""
+    variance1: torch.Tensor
+    """(C,)."""
+    mean2: torch.Tensor | None = None
+    """(b,) with a bottleneck, as is `variance2`."""
+    variance2: torch.Tensor | None = None
+    """(b,)."""
+    frozen1: bool = False
+    """Whether the first BN normalises by its moving statistics in training too, and leaves them alone: what Keras does
+    after `trainable = False`."""
+    frozen2: bool = False
+    """The same for the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about one call but the tensors to differentiate."""
+
+    images: int
+    size: tuple[int, int]
+    start: int
+    """C0."""
+    growth: int
+    """k."""
+    bottleneck: int
+    """b, or 0 for plain layers."""
+    dtype: torch.dtype
+    """Of maps and products."""
+    sums: torch.dtype
+    """Of statistics and gradients: float32, or float64 for float64 maps."""
+    device: torch.device
+    statistics: tuple[RunningStatistics, ...]
+    training: bool
+    momentum: float
+    epsilon: float
+    rate: float
+    """Of dropout; 0 when it is off."""
+    generator: torch.Generator | None
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.statistics)
+
+    @property
+    def pixels(self) -> int:
+        """M = N·H·W."""
+        return self.images * math.prod(self.size)
+
+    @property
+    def width(self) -> int:
+        """Channels that go out."""
+        return self.channels(self.depth)
+
+    def channels(self, layer: int) -> int:
+        """Channels that come into a layer."""
+        return self.start + layer * self.growth
+
+    @property
+    def factor(self) -> float:
+        """What dropout multiplies the elements by that it keeps."""
+        return dropout.scale(self.rate) if self.rate else 1.0
+
+    def by_batch(self, layer: int, which: int) -> bool:
+        """Whether a layer's first or second BN normalises by the batch."""
+        statistics = self.statistics[layer]
+        return self.training and not (statistics.frozen1 if which == 1 else statistics.frozen2)
+
+    def fold(self, channels: int) -> int:
+        """How many rows of so few channels to read as one: a power of two ≤ 64 that divides every chunk."""
+        fold, pixels = 1, math.prod(self.size)
+        while pixels % (2 * fold) == 0 and 2 * fold <= 64 and 2 * fold * channels <= 256:
+            fold *= 2
+        return fold
+
+    def row_step(self, channels: int) -> int:
+        """Rows of a chunk, 64 or a multiple, for work that does not look at a pixel's neighbours."""
+        return min(self.pixels, max(64, self._rows(channels) // 64 * 64))
+
+    def image_step(self, channels: int) -> int:
+        """Rows of a chunk that holds whole images, at least one."""
+        pixels = math.prod(self.size)
+        return pixels * min(self.images, max(1, self._rows(channels) // pixels))
+
+    def spatial_step(self, layer: int) -> int:
+        """Rows of a chunk of whole images for a layer's 3×3 convolution."""
+        return self.image_step(max(self.bottleneck or self.channels(layer), self.growth))
+
+    def chunks(self, step: int, *tensors: torch.Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """Tensors of M rows cut into chunks: (chunk number, a chunk of each tensor or None where there is none)."""
+        count = self.count(step)
+        # One split is far cheaper than a slice for every chunk.
+        pieces = [repeat(None, count) if tensor is None else torch.split(tensor, step) for tensor in tensors]
+        return zip(range(count), *pieces, strict=True)
+
+    def count(self, step: int) -> int:
+        """How many chunks there are."""
+        return -(-self.pixels // step)
+
+    def scratch(self, dtype: torch.dtype | None = None) -> Scratch:
+        """Room for the largest operand of any chunk, in the maps' dtype unless told."""
+        return Scratch(self.scratch_elements(), dtype or self.dtype, self.device)
+
+    def scratch_elements(self) -> int:
+        """Elements of the largest operand of any chunk."""
+        inputs = [self.channels(i) for i in range(self.depth)]
+        most = self.row_step(self.start) * self.start
+        for index, channels in enumerate(inputs):
+            most = max(most, self.spatial_step(index) * max(self.bottleneck or channels, self.growth))
+            if self.bottleneck:
+                most = max(most, self.row_step(channels) * max(channels, self.bottleneck))
+                if not self.by_batch(
+                    index, 2
+                ):  # then the second BN may be folded away, and whole images go through the layer
+                    most = max(most, self.image_step(channels) * channels)
+        return most
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """An uninitialised tensor on the block's device, in the maps' dtype unless told."""
+        return empty(shape, dtype or self.dtype, self.device)
+
+    def _rows(self, channels: int) -> int:
+        budget = _CPU_CHUNK if self.device.type == "cpu" else _OTHER_CHUNK
+        return max(1, budget // (channels * self.sums.itemsize))
+
+
+def make_plan(
+    x: torch.Tensor,
+    layers: Sequence[LayerParameters],
+    statistics: Sequence[RunningStatistics],
+    training: bool,
+    momentum: float,
+    epsilon: float,
+    rate: float,
+    seed: int | torch.Generator | None,
+) -> Plan:
+    """Checks what `dense_block` was given, and puts it in order.
+
+    Raises:
+        ValueError: says what does not fit.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"A dense block takes floating-point images (N, H, W, C), not {tuple(x.shape)} of {x.dtype}.")
+    if x.numel() == 0:
+        raise ValueError(f"A dense block needs at least one pixel and one channel, but x is {tuple(x.shape)}.")
+    if not layers or len(layers) != len(statistics):
+        raise ValueError(
+            f"A dense block needs statistics for each of its layers, ≥ 1: {len(layers)}, {len(statistics)}."
+        )
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"The dropout rate must be at least 0 and below 1, not {rate}.")
+    growth = (layers[0].kernel1 if layers[0].kernel2 is None else layers[0].kernel2).shape[-1]
+    bottleneck = 0 if layers[0].kernel2 is None else layers[0].kernel1.shape[-1]
+    start = x.shape[3]
+    for index, (layer, running) in enumerate(zip(layers, statistics, strict=True)):
+        _check_layer(index, layer, running, start + index * growth, growth, bottleneck)
+    active = training and rate > 0.0
+    generator = seed if isinstance(seed, torch.Generator) else None
+    if active and isinstance(seed, int):
+        generator = torch.Generator(x.device).manual_seed(seed)
+    return Plan(
+        images=x.shape[0],
+        size=(x.shape[1], x.shape[2]),
+        start=start,
+        growth=growth,
+        bottleneck=bottleneck,
+        dtype=x.dtype,
+        sums=torch.float64 if x.dtype == torch.float64 else torch.float32,
+        device=x.device,
+        statistics=tuple(statistics),
+        training=training,
+        momentum=momentum,
+        epsilon=epsilon,
+        rate=rate if active else 0.0,
+        generator=generator,
+    )
+
+
+def _check_layer(
+    index: int, layer: LayerParameters, running: RunningStatistics, channels: int, growth: int, bottleneck: int
+) -> None:
+    first = (1, 1, channels, bottleneck) if bottleneck else (3, 3, channels, growth)
+    expected: dict[str, tuple[int, ...]] = {
+        "gamma1": (channels,), "beta1": (channels,), "mean1": (channels,), "variance1": (channels,), "kernel1": first,
+        "bias1": first[3:],
+    }  # fmt: skip
+    if bottleneck:
+        expected |= dict.fromkeys(("gamma2", "beta2", "mean2", "variance2"), (bottleneck,))
+        expected |= {"kernel2": (3, 3, bottleneck, growth), "bias2": (growth,)}
+    given = {**layer._asdict(), **running._asdict()}
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor | None):
+            continue
+        shape = None if value is None else tuple(value.shape)
+        if shape != expected.get(name) and not (shape is None and name.startswith("bias")):
+            raise ValueError(
+                f"Layer {index} of the dense block: {name} is {shape}, expected {expected.get(name)} "
+                f"({channels} channels in, growth {growth}, bottleneck {bottleneck or 'none'})."
+            )

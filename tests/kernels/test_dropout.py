@@ -1,0 +1,88 @@
+"""Dropout of the fused block: the rate, the expectation, the seed, one mask for both directions."""
+
+import math
+
+import pytest
+import torch
+from kernels.test_dense_block import make, run_ours
+
+from densely.kernels import LayerParameters, RunningStatistics, dense_block, dropout
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.1, 0.001, 0.999, 1e-6, 1 - 1e-6])
+def test_rate_is_right_to_statistical_error(rate):
+    count = 10_000_000
+    mask = torch.empty(count, dtype=torch.int8)
+    dropout.draw(mask, rate, torch.Generator().manual_seed(1))
+    assert set(mask.unique().tolist()) <= {0, 1}
+    dropped = 1.0 - mask.sum(dtype=torch.int64).item() / count
+    used = dropout.threshold(rate) / 65536
+    assert abs(used - rate) <= 2**-17
+    assert abs(dropped - used) <= 5 * math.sqrt(used * (1 - used) / count)
+
+
+def test_scale_undoes_the_rate_in_expectation():
+    for rate in (0.0, 0.2, 0.5, 0.9):
+        assert dropout.scale(rate) * (1 - dropout.threshold(rate) / 65536) == pytest.approx(1.0, rel=1e-12)
+    assert dropout.scale(1.0) == 0.0
+
+
+def test_neighbours_are_independent():
+    mask = torch.empty(1_000_000, dtype=torch.int8)
+    dropout.draw(mask, 0.2, torch.Generator().manual_seed(2))
+    centred = mask.double() - 0.8
+    for lag in (1, 2, 3, 4, 8, 16):
+        correlation = (centred[lag:] * centred[:-lag]).mean() / 0.16
+        assert abs(correlation) < 5e-3
+
+
+def test_seed_decides_everything():
+    block, x = make(rate=0.4)
+    outputs = [run_ours(block, x, seed=seed)[0] for seed in (7, 7, 8, torch.Generator().manual_seed(7))]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[3])
+    assert not torch.equal(outputs[0], outputs[2])
+    torch.manual_seed(5)
+    first = run_ours(block, x)[0]
+    second = run_ours(block, x)[0]
+    torch.manual_seed(5)
+    assert torch.equal(run_ours(block, x)[0], first)
+    assert not torch.equal(first, second)
+
+
+def test_seed_gives_the_same_output_with_and_without_a_graph():
+    block, x = make(3, 24, 12, 48, torch.float32, (6, 32, 32), rate=0.2)
+    with_graph, _ = run_ours(block, x, seed=1)
+    with torch.no_grad():
+        without, _ = run_ours(block, x, seed=1)
+    assert torch.equal(with_graph, without)
+
+
+def test_off_in_inference():
+    block, x = make(rate=0.4)
+    assert torch.equal(run_ours(block.eval(), x, seed=1)[0], run_ours(block, x, dropout=0.0)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_forward_and_backward_use_one_mask_and_keep_the_expectation(dtype, bottleneck):
+    """A layer that copies channels: what is dropped gets no gradient, what is kept is scaled the same both ways."""
+    channels, shape = 16, (32, 16, 16, 16)
+    vector, centre = torch.ones(channels), torch.zeros(3, 3, channels, channels)
+    centre[1, 1] = torch.eye(channels)
+    zeros = torch.zeros(channels)
+    frozen = {"training": True, "epsilon": 0.0, "dropout": 0.2, "seed": 1}
+    layer, statistics = LayerParameters(vector, zeros, centre), RunningStatistics(zeros, vector, frozen1=True)
+    if bottleneck:
+        layer = LayerParameters(vector, zeros, torch.eye(channels).view(1, 1, 16, 16), None, vector, zeros, centre)
+        statistics = RunningStatistics(zeros, vector, zeros, vector, True, True)
+    x = torch.ones(shape, dtype=dtype, requires_grad=True)
+    new = dense_block(x, [layer], [statistics], **frozen)[..., channels:]
+    (gradient,) = torch.autograd.grad(new.sum(), x)
+    assert torch.equal(gradient, new.detach())
+    kept = 0.8**2 if bottleneck else 0.8
+    deviation = math.sqrt(kept * (1 - kept) / new.numel())
+    assert abs((new != 0).double().mean().item() - kept) < 5 * deviation
+    assert new.double().mean().item() == pytest.approx(
+        1.0, abs=5 * deviation / kept + (4e-3 if dtype.itemsize == 2 else 0)
+    )

@@ -1,5 +1,7 @@
 """The fused path of a dense block inside Keras: equal to the reference path wherever a user may put it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -223,3 +225,52 @@ def test_a_seed_is_drawn_once_and_depends_on_the_generator_s_seed() -> None:
     draws = [[fused.draw_seed(g) for _ in range(50)] for g in map(keras.random.SeedGenerator, range(4))]
     assert len({seed for row in draws for seed in row}) == 200
     assert all(0 <= seed < 2**32 for row in draws for seed in row)
+
+
+def saved_bytes(run) -> int:
+    """Bytes of distinct storages that autograd keeps for the backward pass, parameters included."""
+    storages: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        kept = run()
+    assert kept is not None
+    return sum(storages.values())
+
+
+def test_memory_grows_linearly_with_depth_and_the_reference_path_s_quadratically() -> None:
+    x = torch.randn(2, 16, 16, 8)
+
+    def growth(fused: bool | None) -> float:
+        """How much more the last eight of 24 layers keep than the eight before them."""
+        kept = []
+        for depth in (8, 16, 24):
+            block = DenseBlock(depth, 12, bottleneck=True, dropout=0.2, fused=fused)
+            block.build(x.shape)
+            kept.append(saved_bytes(lambda block=block: block(x, training=True)))
+        return (kept[2] - kept[1]) / (kept[1] - kept[0])
+
+    assert growth(None) < 1.15  # parameters, which are counted too, grow with the square; maps do not
+    assert growth(False) > 1.3
+
+
+LARGE_PROGRAM = """
+import numpy as np, keras, resource
+from densely import build
+from densely.optimizers import CoupledSGD
+model = build("densenet-bc-250-24", dropout=0.2, activation="none")
+model.compile(CoupledSGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x = np.random.default_rng(0).normal(size=(128, 32, 32, 3)).astype("float32")
+model.fit(x, np.arange(128) % 10, batch_size=64, epochs=1, verbose=0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_bc_250_24_trains_at_batch_64_in_under_12_gib() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE_PROGRAM], capture_output=True, text=True, check=True)
+    print(f"peak {float(done.stdout):.2f} GiB")
+    assert float(done.stdout) < 12

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernels.textbook import TextbookBlock, parameters_of, statistics_of
 
@@ -111,13 +111,57 @@ def test_equals_the_textbook_in_float64(options, training):
     compare(block.train(training), x)
 
 
+def everything_ours(block: TextbookBlock, x: torch.Tensor, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
+    block, x = copy.deepcopy(block), x.clone().requires_grad_()
+    output, statistics = run_ours(block, x)
+    output.backward(gradient)
+    moved = {f"{i}.{k}": v for i, s in enumerate(statistics) for k, v in s._asdict().items() if torch.is_tensor(v)}
+    return {"output": output, "x": x.grad, **{n: p.grad for n, p in block.named_parameters()}, **moved}
+
+
+def everything_textbook(block: TextbookBlock, x: torch.Tensor, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
+    block, x = copy.deepcopy(block).to(x.dtype), x.clone().requires_grad_()
+    output = channels_last(block(channels_first(x)))
+    output.backward(gradient)
+    moved = {
+        f"{i}.{kind}{n}": getattr(norm, name)
+        for i, layer in enumerate(block.layers)
+        for n, norm in ((1, layer.norm1), (2, layer.norm2))
+        if norm is not None
+        for kind, name in (("mean", "running_mean"), ("variance", "running_var"))
+    }
+    return {"output": output, "x": x.grad, **{n: p.grad for n, p in block.named_parameters()}, **moved}
+
+
+def distance_from_any_edge(block: TextbookBlock, x: torch.Tensor) -> float:
+    """The smallest absolute input of any ReLU, in float64."""
+    block, nearest = copy.deepcopy(block).double(), []
+    for module in block.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(lambda _module, _inputs, output: nearest.append(output.abs().min().item()))
+    block(channels_first(x.double()))
+    return min(nearest)
+
+
 @given(blocks, st.booleans())
-@settings(max_examples=25, deadline=None, derandomize=True)  # the same examples each time: see `assert_near`
-def test_equals_the_textbook_in_float32(options, training):
-    # Few pixels make nearly equal values, whose tiny variance amplifies any rounding, the textbook's as much as ours.
-    options["shape"] = tuple(max(side, low) for side, low in zip(options["shape"], (2, 3, 3), strict=True))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_float32_is_within_1e_5_or_as_near_as_pytorch_s_own_program(options, training):
+    """Few pixels have a tiny variance, which amplifies any rounding, PyTorch's as much as ours."""
+    # A single pixel has none at all, and what is left is rounding alone; float64, above, covers it.
+    options["shape"] = tuple(max(side, low) for side, low in zip(options["shape"], (1, 3, 3), strict=True))
     block, x = make(**options, dtype=torch.float32)
-    compare(block.train(training), x)
+    block.train(training)
+    gradient = torch.randn(*x.shape[:3], options["start"] + options["depth"] * options["growth"])
+    # Where rounding tips a ReLU, one program's gradient is another's zero: examples on the edge say nothing.
+    assume(distance_from_any_edge(block, x) > 1e-4)
+    exact = everything_textbook(block, x.double(), gradient.double())
+    peer = everything_textbook(block, x, gradient)
+    ours = everything_ours(block, x, gradient)
+    assert ours.keys() == peer.keys() == exact.keys()
+    largest = max(t.norm().item() for t in exact.values())
+    for name, truth in exact.items():
+        allowed = max(1e-5 * max(truth.norm().item(), 0.1 * largest), 5 * (peer[name] - truth).norm().item())
+        assert (ours[name] - truth).norm().item() <= allowed, name
 
 
 @pytest.mark.parametrize("bottleneck", [0, 48])

@@ -31,7 +31,14 @@ def textbook(x, layer, moving, training, frozen=False):
         variance = 0.9 * variance + 0.1 * batch.var((0, 1, 2), correction=0)
     images = x.permute(0, 3, 1, 2)
     y = F.batch_norm(
-        images, moving.mean1.clone(), moving.variance1.clone(), layer.gamma1, layer.beta1, training and not frozen, 0, 1e-3
+        images,
+        moving.mean1.clone(),
+        moving.variance1.clone(),
+        layer.gamma1,
+        layer.beta1,
+        training and not frozen,
+        0,
+        1e-3,
     )
     y = F.conv2d(F.relu(y), layer.kernel1.permute(3, 2, 0, 1), layer.bias1)
     return F.avg_pool2d(y, 2).permute(0, 2, 3, 1), mean, variance

@@ -2,7 +2,7 @@
 
 from densely.kernels.dense_block import dense_block
 from densely.kernels.memory import release_memory
-from densely.kernels.transition import transition
 from densely.kernels.plan import LayerParameters, RunningStatistics
+from densely.kernels.transition import transition
 
 __all__ = ["LayerParameters", "RunningStatistics", "dense_block", "release_memory", "transition"]

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from densely.kernels.forward import Kept, normalisation
+from densely.kernels.gamma import gradient_of_gamma, ill_conditioned, products_with
 from densely.kernels.plan import LayerParameters, Plan
 from densely.kernels.products import Pointwise, Spatial
 from densely.kernels.rows import cast, drop
-
-# ∂γ = (Σ d·a - β·D)/γ loses as many bits as |β/γ| has; from here on a channel's Σ d·x is summed over the pixels.
-_LARGEST_RATIO = 16.0
 
 Gradients = list[torch.Tensor | None]
 
@@ -41,7 +39,7 @@ class Backward:
         self.A, self.B = torch.zeros_like(mean), torch.zeros_like(mean)
         self.activation, self.narrow, self.through = plan.scratch(), plan.scratch(), plan.scratch()
         self.wide, self.wide2 = plan.scratch(plan.sums), plan.scratch(plan.sums)
-        self.gradient = plan.empty((plan.pixels, plan.width), plan.sums)  # G
+        self.gradient = self.source = plan.empty((plan.pixels, plan.width), plan.sums)  # G, and where to read it
         self.inner = plan.empty((plan.pixels, plan.bottleneck), plan.sums)  # d of a layer's second BN
 
     def run(self, gradient: torch.Tensor, wanted: Sequence[bool]) -> tuple[torch.Tensor | None, list[Gradients]]:
@@ -52,7 +50,10 @@ class Backward:
             wanted: for x, then for each layer, whether anything of it needs a gradient.
         """
         plan = self.plan
-        self.gradient.view(gradient.shape).copy_(gradient)
+        if gradient.is_contiguous() and gradient.dtype == plan.sums:
+            self.source = gradient.view(plan.pixels, plan.width)  # the first layer adds to it on the way into G
+        else:
+            self.gradient.view(gradient.shape).copy_(gradient)
         # Below the first layer that anybody asks about there is nothing to do.
         lowest = 0 if wanted[0] else list(wanted[1:]).index(True)
         gradients: list[Gradients] = [[None] * len(LayerParameters._fields) for _ in range(plan.depth)]
@@ -62,6 +63,7 @@ class Backward:
                 None if g is None or p is None else g.to(p.dtype)
                 for g, p in zip(layer(index), self.layers[index], strict=True)
             ]
+            self.source = self.gradient
         return (self._input_gradient() if wanted[0] else None), gradients
 
     def _coefficients(
@@ -93,10 +95,10 @@ class Backward:
         spatial = Spatial(layer.kernel1, layer.bias1, plan.factor, plan.size, plan.dtype, plan.sums)
         produced = _Produced(self, index, layer.bias1)
         first_bn = _FirstNormalisation(self, index, plan.count(step))
-        for i, x, g, made, made_g, drops in plan.chunks(step, *first_bn.rows, *produced.rows, kept.mask1):
+        for i, made, made_g, drops, x, source, G in plan.chunks(step, *produced.rows, kept.mask1, *first_bn.rows):
             new = produced.gradient(made, made_g, drops)
             activation = first_bn.affine.relu(x, self.activation)
-            first_bn.add(i, x, g, spatial.backward(new, activation), activation)
+            first_bn.add(i, x, source, G, spatial.backward(new, activation), activation)
         gamma, beta = first_bn.finish(spatial.response())
         return [gamma, beta, spatial.kernel_gradient(), produced.bias_gradient(), None, None, None, None]
 
@@ -110,17 +112,18 @@ class Backward:
         spatial = Spatial(layer.kernel2, layer.bias2, plan.factor, plan.size, plan.dtype, plan.sums)
         step = plan.spatial_step(index)
         produced = _Produced(self, index, layer.bias2)
-        totals = torch.empty((plan.count(step), plan.bottleneck), dtype=plan.sums, device=plan.device)
+        wide = (-1, plan.fold(plan.bottleneck) * plan.bottleneck)  # as in `Moments`
+        totals = torch.empty((plan.count(step), wide[1]), dtype=plan.sums, device=plan.device)
         for i, y, d, made, made_g, drops in plan.chunks(step, kept.bottleneck, self.inner, *produced.rows, kept.mask2):
             new = produced.gradient(made, made_g, drops)
             activation = affine.relu(y, self.activation)
             affine.mask(spatial.backward(new, activation), activation, out=d)
-            torch.sum(d, 0, out=totals[i])
-        D, gamma = totals.sum(0), layer.gamma2.to(plan.sums)
-        direct = _ill_conditioned(gamma, layer.beta2)
-        gamma_gradient = _gamma_gradient(
+            torch.sum(d.view(wide), 0, out=totals[i])
+        D, gamma = totals.view(-1, plan.bottleneck).sum(0), layer.gamma2.to(plan.sums)
+        direct = ill_conditioned(gamma, layer.beta2)
+        gamma_gradient = gradient_of_gamma(
             gamma, layer.beta2, D, spatial.response(), kept.mean2, kept.rstd2,
-            direct, _products(self.inner, kept.bottleneck, direct),
+            direct, products_with(self.inner, kept.bottleneck, direct),
         )  # fmt: skip
 
         # From d through the second BN and the 1×1 kernel to G.
@@ -131,7 +134,8 @@ class Backward:
         step = plan.row_step(plan.channels(index))
         first_bn = _FirstNormalisation(self, index, plan.count(step))
         bias = torch.zeros(plan.bottleneck, dtype=plan.sums, device=plan.device)
-        for i, x, g, y, d, drops in plan.chunks(step, *first_bn.rows, kept.bottleneck, self.inner, kept.mask1):
+        rows = (kept.bottleneck, self.inner, kept.mask1, *first_bn.rows)
+        for i, y, d, drops, x, source, G in plan.chunks(step, *rows):
             out = self.wide.view(d.shape)
             if c is None or e is None:
                 torch.mul(d, affine.scale, out=out)
@@ -139,11 +143,11 @@ class Backward:
                 torch.addcmul(c, cast(y, self.wide2), e, out=out).addcmul_(d, affine.scale)
             inner = cast(out, self.narrow)
             if drops is not None:
-                drop(inner, drops)
+                drop(inner, drops, self.wide2)
             if layer.bias1 is not None:
                 bias += inner.sum(0, dtype=plan.sums)
             activation = first_bn.affine.relu(x, self.activation)
-            first_bn.add(i, x, g, pointwise.backward(inner, activation, self.through), activation)
+            first_bn.add(i, x, source, G, pointwise.backward(inner, activation, self.through), activation)
         gamma1, beta1 = first_bn.finish(pointwise.response())
         return [
             gamma1, beta1, pointwise.kernel_gradient(), bias * plan.factor,
@@ -158,7 +162,7 @@ class _Produced:
         plan = backward.plan
         self.backward = backward
         new = slice(plan.channels(index), plan.channels(index + 1))
-        self.rows = backward.buffer[:, new], backward.gradient[:, new]
+        self.rows = backward.buffer[:, new], backward.source[:, new]
         self.c, self.e = backward._coefficients(
             backward.A[new], backward.B[new], backward.mean[new], backward.rstd[new]
         )
@@ -168,7 +172,7 @@ class _Produced:
         """(rows, k), contiguous, in scratch; from a chunk of each of `rows` and of the mask."""
         rows = self.backward._complete(maps, gradient, self.c, self.e)
         if mask is not None:
-            drop(rows, mask)
+            drop(rows, mask, self.backward.wide2)
         if self.bias is not None:
             self.bias += rows.sum(0, dtype=self.bias.dtype)
         return rows
@@ -184,7 +188,7 @@ class _FirstNormalisation:
     def __init__(self, backward: Backward, index: int, chunks: int) -> None:
         plan, layer, kept = backward.plan, backward.layers[index], backward.kept[index]
         self.backward, self.channels, self.shared = backward, plan.channels(index), plan.by_batch(index, 1)
-        self.rows = backward.buffer[:, : self.channels], backward.gradient[:, : self.channels]
+        self.rows = tuple(t[:, : self.channels] for t in (backward.buffer, backward.source, backward.gradient))
         self.gamma, self.beta = layer.gamma1.to(plan.sums), layer.beta1.to(plan.sums)
         if kept.mean1 is None or kept.rstd1 is None:
             self.mean, self.rstd = backward.mean[: self.channels], backward.rstd[: self.channels]
@@ -192,15 +196,24 @@ class _FirstNormalisation:
             self.mean, self.rstd = kept.mean1, kept.rstd1
         self.affine = normalisation(self.gamma, self.beta, self.mean, self.rstd, plan.dtype, self.shared)
         self.totals = torch.empty((chunks, self.channels), dtype=plan.sums, device=plan.device)
-        self.direct = _ill_conditioned(self.gamma, self.beta)
+        self.direct = ill_conditioned(self.gamma, self.beta)
         self.direct_sum = torch.zeros(len(self.direct), dtype=plan.sums, device=plan.device)
 
-    def add(self, i: int, x: torch.Tensor, G: torch.Tensor, gradient: torch.Tensor, activation: torch.Tensor) -> None:
+    def add(
+        self,
+        i: int,
+        x: torch.Tensor,
+        source: torch.Tensor,
+        G: torch.Tensor,
+        gradient: torch.Tensor,
+        activation: torch.Tensor,
+    ) -> None:
         """Takes one chunk's part.
 
         Args:
             i: its number.
-            x: its part of `rows`, as is `G`.
+            x: its part of `rows`, as are `source` and `G`.
+            source: what G is before.
             G: written.
             gradient: of the activation, (rows, C); destroyed, as is `activation`.
             activation: relu(γ·x̂ + β).
@@ -209,58 +222,16 @@ class _FirstNormalisation:
         self.affine.mask(gradient, activation, out=d)
         torch.sum(d, 0, out=self.totals[i])
         if len(self.direct):
-            self.direct_sum += _products(d, x, self.direct)
-        G.addcmul_(d, self.affine.scale)
+            self.direct_sum += products_with(d, x, self.direct)
+        torch.addcmul(source, d, self.affine.scale, out=G)
 
     def finish(self, response: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients of γ and β, from Σ d·a."""
         D = self.totals.sum(0)
-        gamma_gradient = _gamma_gradient(
+        gamma_gradient = gradient_of_gamma(
             self.gamma, self.beta, D, response, self.mean, self.rstd, self.direct, self.direct_sum
         )
         if self.shared:
             self.backward.A[: self.channels] += self.gamma * D
             self.backward.B[: self.channels] += self.gamma * gamma_gradient
         return gamma_gradient, D
-
-
-def _ill_conditioned(gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
-    """The channels for which ∂γ cannot be had from Σ d·a: (≤ C,) indices, among them every γ = 0."""
-    return (beta.abs() >= _LARGEST_RATIO * gamma.abs()).nonzero().view(-1)
-
-
-def _products(d: torch.Tensor, rows: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """Σ over rows of d·rows, for some channels, in d's dtype."""
-    if not len(channels):
-        return d.new_zeros(0)
-    if 4 * len(channels) > d.shape[1]:  # gathering most columns costs more than taking all
-        return (d * rows).sum(0)[channels]
-    return (d.index_select(1, channels) * rows.index_select(1, channels)).sum(0)
-
-
-def _gamma_gradient(
-    gamma: torch.Tensor,
-    beta: torch.Tensor,
-    D: torch.Tensor,
-    response: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    direct: torch.Tensor,
-    direct_sum: torch.Tensor,
-) -> torch.Tensor:
-    """∂γ = Σ d·x̂, (C,).
-
-    Args:
-        gamma: (C,), as are all up to `rstd`; in the dtype of sums.
-        beta: any dtype.
-        D: Σ d.
-        response: Σ d·a.
-        mean: of x.
-        rstd: of x.
-        direct: `_ill_conditioned` channels.
-        direct_sum: Σ d·x of those.
-    """
-    result = (response - beta.to(D.dtype) * D) / gamma
-    if len(direct):
-        result[direct] = rstd[direct] * (direct_sum - mean[direct] * D[direct])
-    return result

@@ -120,7 +120,7 @@ class Forward:
 
     def _drop(self, rows: torch.Tensor, mask: torch.Tensor) -> None:
         dropout.draw(mask, self.plan.rate, self.plan.generator, self.bits)
-        drop(rows, mask)
+        drop(rows, mask, self.centred)
 
     def _plain_layer(self, index: int) -> None:
         plan, layer, channels = self.plan, self.layers[index], self.plan.channels(index)

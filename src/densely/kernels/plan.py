@@ -169,8 +169,18 @@ class Plan:
         return empty(shape, dtype or self.dtype, self.device)
 
     def _rows(self, channels: int) -> int:
-        budget = _CPU_CHUNK if self.device.type == "cpu" else _OTHER_CHUNK
-        return max(1, budget // (channels * self.sums.itemsize))
+        return chunk_rows(channels, self.sums, self.device)
+
+
+def chunk_rows(channels: int, sums: torch.dtype, device: torch.device) -> int:
+    """How many rows of so many channels a chunk may have, at least one."""
+    budget = _CPU_CHUNK if device.type == "cpu" else _OTHER_CHUNK
+    return max(1, budget // (channels * sums.itemsize))
+
+
+def dropout_generator(seed: int | torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """The generator that a seed stands for; None is PyTorch's default one."""
+    return torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed
 
 
 def make_plan(
@@ -204,9 +214,6 @@ def make_plan(
     for index, (layer, running) in enumerate(zip(layers, statistics, strict=True)):
         _check_layer(index, layer, running, start + index * growth, growth, bottleneck)
     active = training and rate > 0.0
-    generator = seed if isinstance(seed, torch.Generator) else None
-    if active and isinstance(seed, int):
-        generator = torch.Generator(x.device).manual_seed(seed)
     return Plan(
         images=x.shape[0],
         size=(x.shape[1], x.shape[2]),
@@ -221,7 +228,7 @@ def make_plan(
         momentum=momentum,
         epsilon=epsilon,
         rate=rate if active else 0.0,
-        generator=generator,
+        generator=dropout_generator(seed, x.device) if active else None,
     )
 
 

@@ -75,12 +75,15 @@ class Affine:
             out.copy_(gradient)
 
 
-def drop(rows: torch.Tensor, mask: torch.Tensor) -> None:
-    """Sets elements to zero where the int8 mask is 0, in place; both contiguous."""
+def drop(rows: torch.Tensor, mask: torch.Tensor, scratch: Scratch | None = None) -> None:
+    """Sets elements to zero where the int8 mask is 0, in place; both contiguous.
+
+    With scratch in the rows' dtype the mask is converted there, not in new memory every time.
+    """
     if rows.dtype.itemsize == 2 and rows.device.type == "cpu":
         rows.view(torch.int16).mul_(mask)
     else:
-        rows.mul_(mask)
+        rows.mul_(mask if scratch is None else cast(mask, scratch))
 
 
 def cast(rows: torch.Tensor, scratch: Scratch) -> torch.Tensor:

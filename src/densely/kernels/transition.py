@@ -13,31 +13,15 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from densely.kernels import dropout
-from densely.kernels.backward import _gamma_gradient as gamma_gradient
-from densely.kernels.backward import _ill_conditioned as ill_conditioned
-from densely.kernels.backward import _products as products_with
 from densely.kernels.forward import normalisation
+from densely.kernels.gamma import gradient_of_gamma, ill_conditioned, products_with
 from densely.kernels.memory import Scratch, empty
-from densely.kernels.plan import LayerParameters, RunningStatistics
+from densely.kernels.plan import LayerParameters, RunningStatistics, chunk_rows, dropout_generator
 from densely.kernels.products import Pointwise
 from densely.kernels.rows import Affine, drop
 from densely.kernels.statistics import Moments
 
 _pool_backward = torch.ops.aten.avg_pool2d_backward
-
-
-def chunk_rows(channels, sums, device):
-    return max(1, (1 << 21) // (channels * sums.itemsize))
-
-
-def spans(total, step):
-    return [(start, min(start + step, total)) for start in range(0, total, step)]
-
-
-def dropout_generator(seed, device, rate):
-    if rate and isinstance(seed, int):
-        return torch.Generator(device).manual_seed(seed)
-    return seed if isinstance(seed, torch.Generator) else None
 
 
 class _Options(NamedTuple):
@@ -89,7 +73,8 @@ def transition(
     if layer.kernel1.shape[:3] != (1, 1, channels) or layer.kernel2 is not None:
         raise ValueError(f"A transition of {channels} channels has one 1×1 kernel, not {tuple(layer.kernel1.shape)}.")
     rate = dropout if training else 0.0
-    options = _Options(statistics, training, momentum, epsilon, rate, dropout_generator(seed, x.device, rate))
+    generator = dropout_generator(seed, x.device) if rate else None
+    options = _Options(statistics, training, momentum, epsilon, rate, generator)
     parameters = (layer.gamma1, layer.beta1, layer.kernel1, layer.bias1)
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
@@ -109,7 +94,7 @@ class _Transition(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, mean, rstd, mask, *parameters = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
@@ -143,11 +128,12 @@ class _Pass:
         self.filters = kernel.shape[3]
         factor = dropout.scale(options.rate) if options.rate else 1.0
         self.pointwise = Pointwise(kernel, bias, factor, x.dtype, self.sums)
-        images = max(1, chunk_rows(max(self.channels, self.filters), self.sums, self.device) // (h * w))
-        self.chunks = spans(n, images)
-        most = images * h * w
+        step = max(1, chunk_rows(max(self.channels, self.filters), self.sums, self.device) // (h * w))
+        self.chunks = [(first, min(first + step, n)) for first in range(0, n, step)]  # images
+        most = min(step, n) * h * w
         self.activation = Scratch(most * self.channels, self.dtype, self.device)
         self.product = Scratch(most * self.filters, self.dtype, self.device)
+        self.through = Scratch(most * self.channels, self.dtype, self.device)
         self.wide = Scratch(most * self.channels, self.sums, self.device)
 
     def _affine(self, mean: torch.Tensor, rstd: torch.Tensor) -> Affine:
@@ -164,7 +150,7 @@ class _Pass:
 
     def _spread(self, pooled: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The gradient of `rows` from that of their pooling."""
-        spread = _pool_backward(
+        spread: torch.Tensor = _pool_backward(
             self._images(pooled, pooled=True), self._images(rows), [2, 2], [2, 2], [0, 0], False, True, None
         )
         return spread.permute(0, 2, 3, 1).reshape(rows.shape).contiguous()
@@ -175,13 +161,20 @@ class _Pass:
         before, after = self.shape[1] * self.shape[2], self.pooled_shape[1] * self.pooled_shape[2]
         return slice(first * before, last * before), slice(first * after, last * after)
 
+    def _fold(self) -> int:
+        """How many rows to sum as one: more and shorter sums round less. Divides the rows of every image."""
+        fold, pixels = 1, self.shape[1] * self.shape[2]
+        while pixels % (2 * fold) == 0 and fold < 16:
+            fold *= 2
+        return fold
+
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         running, options = self.options.statistics, self.options
         if not options.by_batch:
             # Copies: they must still be the same numbers in the backward pass.
             variance = running.variance1.to(self.sums)
             return running.mean1.to(self.sums, copy=True), (variance + options.epsilon).rsqrt_()
-        moments = Moments(len(self.chunks), self.channels, 1, self.sums, self.device)
+        moments = Moments(len(self.chunks), self.channels, self._fold(), self.sums, self.device)
         for i, images in enumerate(self.chunks):
             moments.add(i, self.rows[self._ranges(images)[0]], self.wide)
         mean, variance = moments.mean_and_variance(len(self.rows))
@@ -228,28 +221,22 @@ class _Pass:
                 pooled = self._pool(activation)
                 if self.bias is not None:
                     bias += new.sum(0, dtype=self.sums)
-                through = self._spread(self.pointwise.backward(new, pooled, self.wide_like(pooled)), activation)
+                through = self._spread(self.pointwise.backward(new, pooled, self.through), activation)
             else:
                 new = self._spread(new, self.product.view(mask[before].shape))
                 drop(new, mask[before])
                 if self.bias is not None:
                     bias += new.sum(0, dtype=self.sums)
-                through = self.pointwise.backward(new, activation, self.wide_like(activation))
+                through = self.pointwise.backward(new, activation, self.through)
             d = through if through.dtype == self.sums else self.wide.view(through.shape)
             affine.mask(through, activation, out=d)
             D += d.sum(0)
             if len(direct):
                 direct_sum += products_with(d, self.rows[before], direct)
             torch.mul(d, affine.scale, out=G[before])
-        gamma = gamma_gradient(
-            self.gamma, self.beta, D, self.pointwise.response(), mean, rstd, direct, direct_sum
-        )
+        gamma = gradient_of_gamma(self.gamma, self.beta, D, self.pointwise.response(), mean, rstd, direct, direct_sum)
         x_gradient = self._complete(G, D, gamma, mean, rstd)
         return x_gradient, gamma, D, self.pointwise.kernel_gradient(), bias * self.pointwise.factor
-
-    def wide_like(self, rows: torch.Tensor) -> Scratch:
-        """Room for the gradient of `rows`, in their dtype."""
-        return Scratch(rows.numel(), self.dtype, self.device)
 
     def _complete(
         self, G: torch.Tensor, D: torch.Tensor, gamma: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor

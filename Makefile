@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint install clean
+.PHONY: train test test-slow lint bench install clean
 
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
@@ -17,6 +17,9 @@ lint: .venv/dev          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/dev         ## whole training steps against their peers, about 6 minutes
+	$(BIN)/python benchmarks/train_step.py
 
 install: .venv/installed ## .venv with densely in it
 

@@ -1,14 +1,17 @@
 """Contenders in turn: A B C A B C …, so that a machine whose speed drifts is unfair to nobody.
 
-Every figure is the median over rounds, every ratio the median of the ratios within a round.
+Every figure is the median over rounds, every ratio the median of the ratios within a round. All contenders stay in
+memory while one works, in the same order each round.
 """
 
+import contextlib
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -42,11 +45,12 @@ class Process:
 
     def __init__(self, task: dict[str, Any], threads: int) -> None:
         here = Path(__file__).parent
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would stop a talkative contender
         self.process = subprocess.Popen(
             [sys.executable, str(here / "contender.py"), json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if not os.environ.get("BENCH_DEBUG") else None,
+            stderr=self.errors,
             text=True,
             env={
                 **os.environ,
@@ -71,7 +75,8 @@ class Process:
             line = ""
         if not line:
             self.process.wait()
-            said = self.process.stderr.read().strip().splitlines() if self.process.stderr else []
+            self.errors.seek(0)
+            said = self.errors.read().strip().splitlines()
             raise RuntimeError((said or [f"exit code {self.process.returncode}"])[-1][:120])
         return dict(json.loads(line))
 
@@ -119,7 +124,7 @@ def race(contenders: list[str], task: dict[str, Any], *, rounds: int, warmups: i
 
 def table(results: dict[str, Result], images: int) -> str:
     """A Markdown table: images/s, how many times as fast as each the first contender is, memory."""
-    first = next(iter(results))
+    first = next((name for name, result in results.items() if not result.failure), "")
     lines = [
         f"| contender | images/s | {first} is | peak memory | for the steps | of {first}'s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -141,5 +146,8 @@ def table(results: dict[str, Result], images: int) -> str:
 
 def machine(threads: int) -> str:
     """One line: processor, threads, versions."""
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "keras", "jax", "numpy"))
-    return f"{processor()}, {threads} threads, Python {platform.python_version()}, {versions}"
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("torch", "keras", "jax", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    return f"{processor()}, {threads} threads, {', '.join(versions)}"

@@ -200,6 +200,23 @@ def test_saves_and_loads_in_both_formats(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(softmax, expected, atol=1e-6)
 
 
+def test_a_global_channels_first_setting_changes_nothing() -> None:
+    expected = [w.shape for w in build("densenet-121", input_shape=(64, 48, 3)).weights]
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert [w.shape for w in build("densenet-121", input_shape=(64, 48, 3)).weights] == expected
+        assert build("densenet-bc-16-8", input_shape=(16, 8, 3)).output_shape == (None, 10)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_a_saved_model_opens_in_a_fresh_process(tmp_path: Path) -> None:
+    build("densenet-bc-16-8").save(tmp_path / "model.keras")
+    program = "import densely.layers, keras; print(keras.models.load_model('model.keras').output_shape)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(None, 10)"
+
+
 def test_a_configuration_round_trips() -> None:
     model = build("densenet-bc-16-8", dropout=0.1, weight_decay=1e-4)
     again = keras.Model.from_config(model.get_config())

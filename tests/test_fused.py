@@ -106,6 +106,42 @@ def test_frozen_normalisation_keeps_its_statistics_and_normalises_by_them(frozen
     assert_close(everything(ours, images(), True), everything(reference, images(), True), 1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda **k: DenseBlock(2, 4, bottleneck=True, **k), lambda **k: Transition(0.5, **k)])
+@pytest.mark.parametrize("how", ["argument", "before build", "config"])
+def test_frozen_from_the_start_is_frozen_all_through(make, how: str) -> None:
+    if how == "argument":
+        layer = make(trainable=False)
+    elif how == "before build":
+        layer = make()
+        layer.trainable = False
+    else:
+        original = make()
+        original.trainable = False
+        layer = type(original).from_config(original.get_config())
+    layer.build((None, 6, 5, 7))
+    before = [w.numpy() for w in layer.weights]
+    trained, still = layer(images(), training=True), layer(images(), training=False)
+    np.testing.assert_array_equal(trained.detach(), still.detach())
+    assert not any(w.value.requires_grad for w in layer.weights)
+    for w, old in zip(layer.weights, before, strict=True):
+        np.testing.assert_array_equal(w.numpy(), old)
+
+
+@pytest.mark.parametrize("n", [1, 64])
+def test_an_output_may_be_changed_in_place_like_any_other(n: int) -> None:
+    x = torch.randn(n, 32, 32, 7, requires_grad=True)
+    y = Transition(1.0)(x, training=True)
+    y.relu_().sum().backward()
+    assert x.grad is not None
+
+
+def test_lora_kernels_take_the_reference_path() -> None:
+    ours, _ = pair()
+    for unit in ours.convs:
+        unit.conv.enable_lora(2)
+    assert ours(images(), training=True).shape == (4, 6, 5, 7 + 12)
+
+
 def test_trains_like_the_reference_path_through_fit(tmp_path: Path) -> None:
     """Five steps of fit, two blocks and a transition, weights moved from one to the other by a file."""
     network = NetworkSpec(depth=12, blocks=2, growth_rate=4, bottleneck=True, compression=0.5, input_shape=(8, 8, 2))

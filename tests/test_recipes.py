@@ -3,7 +3,7 @@
 import pytest
 
 from densely.errors import UsageError
-from densely.recipes import Recipe, change, default_recipe
+from densely.recipes import RECIPES, Recipe, Task, change, choose
 
 
 def by_epoch(recipe: Recipe, steps: int = 10) -> list[float]:
@@ -51,6 +51,55 @@ def test_what_does_not_fit_is_told(changes: dict, words: str) -> None:
         change(Recipe(), **changes)
 
 
+def task(data: str, images: int = 50_000) -> Task:
+    return Task(data, (8, 8, 1) if data == "digits" else (32, 32, 3), 10, images)
+
+
 def test_digits_are_never_mirrored() -> None:
-    assert not default_recipe("digits", (8, 8, 1))[0].flip
-    assert not default_recipe("svhn", (32, 32, 3))[0].flip
+    for name in RECIPES:
+        if name != "paper-augmented":  # whoever asks for flips gets them
+            assert not choose(name, task("digits")).recipe.flip
+            assert not choose(name, task("svhn")).recipe.flip
+
+
+def test_paper_is_the_paper_s() -> None:
+    recipe, model, network, _ = choose("paper", task("cifar10"))
+    assert model == "densenet-bc-100-12"
+    assert network == {"dropout": 0.2}
+    assert recipe.epochs == 300
+    assert (recipe.batch_size, recipe.learning_rate, recipe.momentum, recipe.nesterov) == (64, 0.1, 0.9, True)
+    assert (recipe.weight_decay, recipe.decay_on, recipe.preprocessing) == (1e-4, "all", "standardise")
+    assert (recipe.shift, recipe.flip, recipe.val_fraction) == (0, False, 0.0)
+    assert by_epoch(recipe) == pytest.approx([0.1] * 150 + [0.01] * 75 + [0.001] * 75)
+    svhn = choose("paper", task("svhn")).recipe
+    assert (svhn.epochs, svhn.preprocessing) == (40, "unit")
+    assert by_epoch(svhn) == pytest.approx([0.1] * 20 + [0.01] * 10 + [0.001] * 10)
+
+
+def test_paper_augmented_differs_in_dropout_shift_and_flip_only() -> None:
+    plain, augmented = choose("paper", task("cifar100")), choose("paper-augmented", task("cifar100"))
+    assert augmented.network == {"dropout": 0.0}
+    changed = {k: v for k, v in augmented.recipe.model_dump().items() if v != plain.recipe.model_dump()[k]}
+    assert changed == {"name": "paper-augmented", "shift": 4, "flip": True}
+
+
+def test_notebook_is_the_notebook_s() -> None:
+    recipe, model, network, _ = choose("notebook", task("cifar10"))
+    assert (model, network) == ("notebook", {})
+    assert recipe.epochs == 134
+    assert (recipe.weight_decay, recipe.decay_on, recipe.preprocessing) == (1e-4, "kernels", "unit")
+    assert (recipe.shift, recipe.flip) == (0, False)
+    assert recipe.validate_on_test
+    rates = [0.1] * 20 + [0.01] * 4 + [0.1] * 20 + [0.01] * 40 + [0.001] * 20 + [0.01] * 10 + [0.001] * 20
+    assert by_epoch(recipe) == rates
+
+
+def test_every_recipe_says_where_it_comes_from_and_how_to_run_it() -> None:
+    for recipe in RECIPES.values():
+        assert recipe.__doc__ is not None
+        assert "densely train" in recipe.__doc__
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean paper"):
+        choose("papre", task("digits"))

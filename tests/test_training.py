@@ -212,6 +212,19 @@ def test_wrong_use_leaves_nothing_behind(options: dict, error: type, words: str,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_training_that_diverges_says_what_to_lower(tmp_path: Path) -> None:
+    with pytest.raises(DenselyError, match=r"no longer a number in epoch \d+ .* lower --lr"):
+        train("digits", model="densenet-bc-16-8", learning_rate=1e20, epochs=3, limit=200, out=tmp_path / "run",
+              console=QUIET)  # fmt: skip
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_data_loaded_in_python_get_the_recipe_of_their_name(tmp_path: Path) -> None:
+    run = train(data.load("digits"), out=tmp_path / "run", **TINY)
+    assert run.config.data == "digits"
+    assert not run.config.recipe.flip
+
+
 def test_an_occupied_folder_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="already holds something"):

@@ -74,7 +74,23 @@ __all__ = [
 ]
 
 
+_MODULES = (
+    "architecture",
+    "cost",
+    "data",
+    "evaluation",
+    "kernels",
+    "layers",
+    "notebook",
+    "prediction",
+    "recipes",
+    "runs",
+)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"densely.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'densely' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"densely.{_HOME[name]}"), name)

@@ -266,15 +266,17 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
         "kernel_regularizer": regularizer,
     }
     norm: dict[str, Any] = {"momentum": network.norm_momentum, "epsilon": network.norm_epsilon}
-    stem_conv = {**conv, "kernel_initializer": fresh_initializer(network.initializer), "name": "stem_conv"}
+    # Keras's own layers follow a global setting; the blocks are channels last whatever it says.
+    last: dict[str, Any] = {"data_format": "channels_last"}
+    stem_conv = {**conv, **last, "kernel_initializer": fresh_initializer(network.initializer), "name": "stem_conv"}
 
     if network.stem == "imagenet":
-        x = layers.ZeroPadding2D(3, name="stem_pad")(inputs)
+        x = layers.ZeroPadding2D(3, name="stem_pad", **last)(inputs)
         x = layers.Conv2D(network.stem_width, 7, strides=2, **stem_conv)(x)
         x = layers.BatchNormalization(**norm, name="stem_norm")(x)
         x = layers.ReLU(name="stem_relu")(x)
-        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-        x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+        x = layers.ZeroPadding2D(1, name="stem_pool_pad", **last)(x)
+        x = layers.MaxPooling2D(3, strides=2, name="stem_pool", **last)(x)
     else:
         x = layers.Conv2D(network.stem_width, 3, padding="same", **stem_conv)(inputs)
 
@@ -296,7 +298,7 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
 
     x = layers.BatchNormalization(**norm, name="final_norm")(x)
     x = layers.ReLU(name="final_relu")(x)
-    x = layers.GlobalAveragePooling2D(name="global_pool")(x)
+    x = layers.GlobalAveragePooling2D(name="global_pool", **last)(x)
     # Torch's default for a linear layer, U(±1/√fan_in) with the bias at zero, is what the paper's code ran with;
     # any other initialiser goes with Keras's own default for Dense, as in the notebook.
     if network.initializer == "fan_out_normal":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import densely
-from densely.errors import DenselyError, UsageError
+from densely.errors import DenselyError, UsageError, unknown
 
 app = typer.Typer(
     help="DenseNets trained from scratch, where labelled images are scarce.",
@@ -55,15 +56,23 @@ def _main(
 @app.command()
 def train(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="DATA",
             help="digits, cifar10, cifar100, cifar100-coarse, svhn, svhn-extra, or a folder: one sub-folder a class, "
-            "or train/ (val/) (test/) above them.",
+            "or train/ (val/) (test/) above them. May be left out with --config.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="How to train; `densely recipes` lists them.")] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(help="A run's config.toml, to run it again.", show_default="none")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Score a held-out validation part; leave the test part alone.")
+    ] = False,
     model: Annotated[
-        str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="by the data")
+        str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", show_default="recipe")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="recipe")] = None,
@@ -100,7 +109,7 @@ def train(
     depth: Annotated[int | None, typer.Option(help="Of the network.", show_default="network")] = None,
     growth_rate: Annotated[int | None, typer.Option(help="k, of the network.", show_default="network")] = None,
     dropout: Annotated[float | None, typer.Option(help="0 to below 1.", show_default="network")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is random.", show_default="0")] = None,
     limit: Annotated[
         int | None, typer.Option(help="Use at most this many images to train, and to test.", show_default="all")
     ] = None,
@@ -116,7 +125,7 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a DenseNet and score it once on images it never saw."""
-    recipe = {
+    settings = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": lr,
@@ -129,11 +138,16 @@ def train(
         "val_fraction": val_fraction,
     }
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
-    if model is not None:
-        # A mistyped name is told before data are read and the engine is loaded.
-        from densely.architecture import spec
+    # A mistyped name is told before data are read and the engine is loaded.
+    from densely.architecture import spec
+    from densely.recipes import RECIPES
 
+    if model is not None:
         spec(model)
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    if source is None and config is None:
+        raise UsageError("Name the DATA to train on (digits, cifar10, a folder, …), or a saved --config.")
     densely.train(
         source,
         model=model,
@@ -144,8 +158,11 @@ def train(
         size=_size(size),
         channels=channels,
         network=_given(network),
+        recipe=recipe,
+        tune=tune,
+        config=config,
         console=out,
-        **_given(recipe),
+        **_given(settings),
     )
 
 
@@ -242,6 +259,20 @@ def models() -> None:
 
 
 @app.command()
+def recipes() -> None:
+    """List the recipes: where each comes from, what it does, what it reached."""
+    import inspect
+
+    from densely.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        out.print(name, style="bold", highlight=False)
+        for line in inspect.getdoc(recipe).splitlines():  # type: ignore[union-attr]
+            out.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        out.print()
+
+
+@app.command()
 def summary(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A network's name.")],
     input_shape: Annotated[
@@ -320,13 +351,14 @@ def main() -> None:
         app(standalone_mode=True)
     except DenselyError as error:
         _end(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _end("Interrupted.", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        os._exit(0)
-    except MemoryError:
-        _end("Out of memory: try a smaller --batch-size or network.", 1)
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+            err.print("densely: interrupted.")
+        raise
     except Exception as error:
+        # PyTorch has no exception of its own for it on the CPU.
+        if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)):
+            _end("Out of memory: try a smaller --batch-size or network.", 1)
         if os.environ.get("DENSELY_DEBUG"):
             raise
         _end(

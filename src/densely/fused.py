@@ -4,6 +4,7 @@ A dense block runs fused where the engine is PyTorch and real numbers are at han
 stateless calls, tracing and export take the reference path: they want a graph of ordinary operators.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,21 +14,24 @@ import numpy as np
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 
-def possible(x: Any) -> bool:
-    """Whether a layer can run fused on this input, here and now."""
+def possible(x: Any, units: Sequence[Any]) -> bool:
+    """Whether a layer of these `NormReluConv` can run fused on this input, here and now."""
     if keras.backend.backend() != "torch":
         return False
     import torch
 
     return (
         isinstance(x, torch.Tensor)
-        and not x.is_meta
+        and x.device.type in ("cpu", "cuda")
+        and x.is_floating_point()
         and x.numel() > 0
         # In a stateless scope a variable's value is not its own, and nothing may be updated in place.
         and not in_stateless_scope()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.onnx.is_in_onnx_export()
+        # A kernel with LoRA is a sum, computed anew in each call.
+        and not any(unit.conv.lora_enabled for unit in units)
     )
 
 

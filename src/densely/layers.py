@@ -3,6 +3,8 @@
 `NormReluConv` is the composite function H (batch normalisation, ReLU, convolution, dropout), `DenseBlock` chains
 such functions with dense connections, `Transition` shrinks maps and channels between two blocks. All of them are
 channels last and run on any Keras engine; the maths below is the reference that every faster path is held to.
+
+A `.keras` file with these layers in it opens with `keras.models.load_model` once this module has been imported.
 """
 
 from typing import Any
@@ -32,13 +34,20 @@ class FanOutNormal(keras.initializers.VarianceScaling):
         return {"seed": super().get_config()["seed"]}
 
 
-def fresh_initializer(identifier: Any) -> Any:
-    """A new initialiser from a Keras identifier, so that two convolutions never draw the same numbers.
+def freeze_inside(layer: keras.layers.Layer) -> None:
+    """Freeze the inner layers of a layer that was frozen before it had any, or read from a frozen one's config."""
+    if not layer.trainable:
+        layer.trainable = False  # the setter walks through all inner layers, the constructor's argument does not
 
-    A Keras initialiser object is bound to one draw: calling it twice gives equal tensors.
+
+def fresh_initializer(identifier: Any) -> Any:
+    """A new initialiser from a Keras identifier, so that two convolutions do not draw the same numbers by accident.
+
+    A Keras initialiser object is bound to one draw: calling it twice gives equal tensors. One with a seed of its own
+    keeps it.
     """
     initializer = keras.initializers.get("densely>FanOutNormal" if identifier == "fan_out_normal" else identifier)
-    return initializer.clone()
+    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
 
 
 @keras.saving.register_keras_serializable(package="densely")
@@ -71,6 +80,8 @@ class NormReluConv(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"The dropout must be at least 0 and below 1, not {dropout}.")
         self.norm = keras.layers.BatchNormalization(
             momentum=momentum, epsilon=epsilon, dtype=self.dtype_policy, name="norm"
         )
@@ -131,7 +142,8 @@ class DenseBlock(keras.layers.Layer):
         dropout, use_bias, kernel_initializer, kernel_regularizer, momentum, epsilon: as in `NormReluConv`, for
             every convolution of the block.
         fused: run the whole block as one operation (`densely.kernels`), with memory that grows linearly with depth:
-            `None` where the engine can (PyTorch; the default), `False` never. The weights are the same either way.
+            `None` (default) or `True` where the engine can (PyTorch on CPU and CUDA), `False` never. The weights are
+            the same either way. Not fused are symbolic and stateless calls, tracing, export and LoRA.
 
     Example:
         >>> block = DenseBlock(num_layers=4, growth_rate=12, bottleneck=True)
@@ -195,10 +207,11 @@ class DenseBlock(keras.layers.Layer):
                 conv.build((*space, channels))
             channels += self.growth_rate
         self.built = True
+        freeze_inside(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Grow `inputs` by `num_layers · growth_rate` maps."""
-        if self.fused is not False and fused.possible(inputs):
+        if self.fused is not False and fused.possible(inputs, [*self.bottlenecks, *self.convs]):
             return self._call_fused(inputs, bool(training))
         x = inputs
         for i, conv in enumerate(self.convs):
@@ -293,10 +306,11 @@ class Transition(keras.layers.Layer):
         self.unit = NormReluConv(filters, 1, dtype=self.dtype_policy, name="compress", **self.conv_options)
         self.unit.build(input_shape)
         self.built = True
+        freeze_inside(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Shrink `inputs` to half its size and θ of its channels."""
-        if self.fused is not False and fused.possible(inputs) and min(inputs.shape[1:3]) > 1:
+        if self.fused is not False and fused.possible(inputs, [self.unit]) and min(inputs.shape[1:3]) > 1:
             from densely import kernels
 
             options = fused.options(self.conv_options, bool(training), self.seed_generator)

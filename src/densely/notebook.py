@@ -57,6 +57,7 @@ def conv(x: Any, nf: int, sz: int, wd: float = 0, p: float | None = None) -> Any
         nf,
         sz,
         padding="same",
+        data_format="channels_last",
         kernel_initializer="he_uniform",
         kernel_regularizer=keras.regularizers.L2(wd) if wd else None,
     )(x)

@@ -39,6 +39,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the live line."""
+        self.close()  # one that an interruption left behind
         self._epochs = self.params.get("epochs") or 1
         self._steps = self.params.get("steps")
         self._began = time.perf_counter()

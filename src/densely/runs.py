@@ -53,6 +53,7 @@ class RunConfig(BaseModel):
         channels: that a folder's images were brought to; `None` for built-in sets.
         limit: at most this many images of the training data and of the test part; `None` for all.
         seed: of initial weights, order, augmentation, dropout and the split.
+        tune: whether the validation part was scored in place of the test part.
         model: name of the network that was asked for.
         network: the network itself.
         recipe: how it was trained.
@@ -65,6 +66,7 @@ class RunConfig(BaseModel):
     channels: int | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    tune: bool = False
     model: str
     network: NetworkSpec
     recipe: Recipe
@@ -108,8 +110,7 @@ class Run:
             raise UsageError(f"There is no run folder {folder}: give the folder that a training printed.")
         if not (folder / "config.toml").is_file():
             raise UsageError(f"{folder} is no run folder: it has no config.toml.")
-        with reading(folder / "config.toml"):
-            config = RunConfig(**tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
+        config = read_config(folder / "config.toml")
         with reading(folder / "inputs.json"):
             inputs = Inputs(**read_json(folder / "inputs.json"))
         return cls(folder, config, inputs)
@@ -128,8 +129,8 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """Test accuracy of the final weights, between 0 and 1."""
-        return float(self.metrics["test"]["accuracy"])
+        """Accuracy of the final weights, between 0 and 1: of the test part, or of the validation part with `tune`."""
+        return float(self.metrics["val" if self.config.tune else "test"]["accuracy"])
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -165,19 +166,21 @@ class Run:
         try:
             with warnings.catch_warnings():
                 # Keras only warns where a file lacks weights that the network has, and leaves them at random.
-                warnings.simplefilter("error")
+                warnings.simplefilter("error", UserWarning)
                 model.load_weights(path)
-        except (OSError, ValueError, KeyError, RuntimeError, Warning) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise DataError(f"{path} is damaged or belongs to another network: {reason}") from None
         return model
 
     def __repr__(self) -> str:
         lines = [f"Run folder     {self.folder}"]
-        test = self.metrics.get("test") if (self.folder / "metrics.json").is_file() else None
-        if test is not None:
-            right = round(test["accuracy"] * test["n"])
-            lines.insert(0, f"Test accuracy  {100 * test['accuracy']:.2f} %  ({right} of {test['n']} images)")
+        part, name = ("val", "Val. accuracy ") if self.config.tune else ("test", "Test accuracy ")
+        scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
+        if scores is not None:
+            right = round(scores["accuracy"] * scores["n"])
+            seen = "; watched during training" if self.config.recipe.validate_on_test else ""
+            lines.insert(0, f"{name} {100 * scores['accuracy']:.2f} %  ({right} of {scores['n']} images{seen})")
         return "\n".join(lines)
 
 
@@ -262,6 +265,20 @@ def write_config(path: Path, config: RunConfig) -> None:
     write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def read_config(path: str | Path) -> RunConfig:
+    """Read a saved config.
+
+    Raises:
+        UsageError: if there is no such file.
+        DataError: if it is damaged, or not a config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"There is no config {path}: give the config.toml of a run.")
+    with reading(path):
+        return RunConfig(**tomllib.loads(path.read_text(encoding="utf-8")))
+
+
 class HistoryFile:
     """`history.csv`, one row an epoch, on the disk before the next epoch starts."""
 
@@ -269,7 +286,7 @@ class HistoryFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.write_text(",".join(self.columns) + "\n", encoding="utf-8")
+        write_whole(path, lambda aside: aside.write_text(",".join(self.columns) + "\n", encoding="utf-8"))
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row; columns that it lacks stay empty."""
@@ -282,8 +299,8 @@ class HistoryFile:
             raise DataError(f"{self.path} cannot be written: {error.strerror or error}.") from None
 
 
-def environment() -> dict[str, Any]:
-    """Where a run runs: versions, machine, command, revision of the source checkout if it is one."""
+def environment(seed: int) -> dict[str, Any]:
+    """Where a run runs: versions, machine, command, seed, revision of the source checkout if it is one."""
     import keras
 
     packages = ("keras", "torch", "jax", "numpy", "scikit-learn", "pillow")
@@ -294,6 +311,7 @@ def environment() -> dict[str, Any]:
     found: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "seed": seed,
         "versions": versions,
         "engine": keras.backend.backend(),
         "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 from densely import architecture, data, recipes, runs
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, batch_rng, epoch_order, shift_and_flip
@@ -21,6 +23,8 @@ from densely.runs import Run, RunConfig
 
 #: Where a source has no test part of its own, this share of it becomes one, the same for every seed.
 TEST_FRACTION = 0.2
+#: Held out by `tune` where the recipe holds out nothing: CIFAR's 5,000 of 50,000, as in the paper.
+TUNE_FRACTION = 0.1
 
 
 class Batches(keras.utils.PyDataset):
@@ -92,6 +96,11 @@ class Conductor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch down, and the weights if they are the best so far."""
         row = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(row["loss"]):
+            raise DenselyError(
+                f"The loss is no longer a number in epoch {epoch + 1} (learning rate {self.rate:.3g}): lower --lr; "
+                f"{self.run.folder} keeps what the earlier epochs left."
+            )
         self.history.add(
             {"epoch": epoch + 1, "learning_rate": self.rate, "seconds": time.perf_counter() - self.began, **row}
         )
@@ -103,35 +112,41 @@ class Conductor(keras.callbacks.Callback):
 
 
 def train(
-    source: str | Path | Dataset | Parts,
+    source: str | Path | Dataset | Parts | None = None,
     *,
     model: str | architecture.NetworkSpec | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     limit: int | None = None,
     data_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     network: dict[str, Any] | None = None,
+    recipe: str = "auto",
+    tune: bool = False,
+    config: str | Path | RunConfig | None = None,
     console: Console | None = None,
-    **recipe: Any,
+    **settings: Any,
 ) -> Run:
     """Train a DenseNet and score it once on its test part: what `densely train` does.
 
     Args:
         source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, or your own
-            `Dataset` or `Parts`.
-        model: a network's name or spec; by default one that suits the data.
+            `Dataset` or `Parts`. May be left out with `config`.
+        model: a network's name or spec; by default the recipe's.
         out: the run folder; by default the next free `runs/NAME-1`, `runs/NAME-2`, …
-        seed: of initial weights, order, augmentation, dropout and split. Sets Keras's, NumPy's and Python's
-            global seeds.
+        seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
+            Python's global seeds.
         limit: use at most this many images of the training data (validation included) and of the test part.
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
         size: (height, width) to bring a folder's images to.
         channels: 1 or 3, to bring a folder's images to grey or RGB.
         network: fields of `NetworkSpec` to change, e.g. `{"dropout": 0.2}`.
+        recipe: a name in `densely.recipes.RECIPES`.
+        tune: hold out a validation part and score that; the test part is not looked at.
+        config: a run's `config.toml` (or a `RunConfig`) to run again; what else is given here changes it.
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
-        **recipe: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
+        **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
 
     Returns:
         The run, opened: `run.accuracy`, `run.metrics`, `run.model()`, `run.folder`.
@@ -141,20 +156,40 @@ def train(
         DataError: for data that cannot be used.
     """
     console = console or Console()
+    saved = runs.read_config(config) if isinstance(config, str | Path) else config
+    if saved is not None:
+        source = saved.data if source is None else source
+        model = model or saved.network
+        seed = saved.seed if seed is None else seed
+        limit = limit or saved.limit
+        size, channels = size or saved.size, channels or saved.channels
+        tune = tune or saved.tune
+    seed = seed or 0
+    if source is None:
+        raise UsageError("Name the data to train on, or a saved config.")
     parts, name = _load(source, data_dir, size, channels, console)
-    default, suggested = recipes.default_recipe(name, parts.train.input_shape)
-    chosen = recipes.change(default, **recipe)
     if limit is not None:
         if limit < 1:
             raise UsageError(f"The limit must be at least 1 image, not {limit}.")
         parts = data.limit(parts, limit, seed)
+    task = recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
+    choice = recipes.choose(recipe, task)
+    chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
+    if tune and chosen.val_fraction == 0:
+        chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
     parts, record = _complete(parts, chosen.val_fraction, seed)
-    config = _config(name, parts, model or suggested, chosen, network or {}, seed=seed, limit=limit)
+    changes = {**({} if saved is not None else choice.network), **(network or {})}
+    label = saved.model if saved is not None and model is saved.network else None
+    run_config = _config(name, parts, model or choice.model, chosen, changes, seed=seed, limit=limit, tune=tune)
+    if label is not None:
+        run_config = run_config.model_copy(update={"model": label})
     if not isinstance(source, Dataset | Parts) and name not in data.NAMES:
-        config = config.model_copy(update={"size": parts.train.input_shape[:2], "channels": parts.train.input_shape[2]})
+        run_config = run_config.model_copy(
+            update={"size": parts.train.input_shape[:2], "channels": parts.train.input_shape[2]}
+        )
 
     keras.utils.set_random_seed(seed)
-    whole = architecture.build(config.network)
+    whole = architecture.build(run_config.network)
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
     logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
     preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
@@ -173,10 +208,11 @@ def train(
         metrics=[_accuracy(parts.train)],
     )
 
-    run = _start_run(runs.create_folder(out, name), config, parts, preprocessing, record)
-    _announce(console, run, parts, whole)
+    run = _start_run(runs.create_folder(out, name), run_config, parts, preprocessing, record)
+    _announce(console, run, parts, whole, choice.why if saved is None else "as saved")
     batches = Batches(parts.train, preprocessing, chosen, seed, training=True)
-    held_out = Batches(parts.val, preprocessing, chosen, seed, training=False) if parts.val else None
+    watched = parts.test if chosen.validate_on_test else parts.val
+    held_out = Batches(watched, preprocessing, chosen, seed, training=False) if watched else None
     bar = ProgressBar(console)
     try:
         logits.fit(
@@ -189,16 +225,14 @@ def train(
         )
     except KeyboardInterrupt:
         bar.close()
-        console.print(
-            f"Interrupted; {run.folder} keeps the history and the best weights so far.", markup=False, soft_wrap=True
-        )
+        console.print(f"Interrupted; {run.folder} keeps what the finished epochs left.", markup=False, soft_wrap=True)
         raise
     finally:
         bar.close()
     runs.write_weights(run.folder / "final.weights.h5", whole)
 
-    metrics: dict[str, Any] = {"weights": "final"}
-    for part, dataset in (("val", parts.val), ("test", parts.test)):
+    metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": chosen.validate_on_test}
+    for part, dataset in (("val", parts.val), ("test", None if tune else parts.test)):
         if dataset is not None:
             metrics[part] = evaluate(whole, dataset, preprocessing)
     runs.write_json(run.folder / "metrics.json", metrics)
@@ -243,16 +277,19 @@ def _load(
         if size is not None or channels is not None:
             raise UsageError("size and channels are for folders of images: a Dataset has its own already.")
         parts = source if isinstance(source, Parts) else Parts(source, None, None)
-        return parts, parts.train.source
+        return parts, parts.train.source.removesuffix("/train")
     name = str(source)
-    parts = data.load(
-        name,
-        data_dir=data_dir,
-        size=size,
-        channels=channels,
-        notify=lambda line: console.print(line, style="dim", markup=False),
-    )
-    return parts, name if name in data.NAMES else str(Path(name).resolve())
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Reading images", visible=False)
+        parts = data.load(
+            name,
+            data_dir=data_dir,
+            size=size,
+            channels=channels,
+            notify=lambda line: console.print(line, style="dim", markup=False),
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+        )
+    return parts, name if name in data.NAMES else str(Path(name).expanduser().resolve())
 
 
 def _complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
@@ -268,6 +305,7 @@ def _config(
     *,
     seed: int,
     limit: int | None,
+    tune: bool,
 ) -> RunConfig:
     decay = recipe.weight_decay if recipe.decay_on == "kernels" else 0.0
     network = architecture.spec(
@@ -283,7 +321,7 @@ def _config(
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
     label = model if isinstance(model, str) else "custom"
-    return RunConfig(data=name, limit=limit, seed=seed, model=label, network=network, recipe=recipe)
+    return RunConfig(data=name, limit=limit, seed=seed, tune=tune, model=label, network=network, recipe=recipe)
 
 
 def _accuracy(dataset: Dataset) -> keras.metrics.Metric:
@@ -310,13 +348,13 @@ def _start_run(folder: Path, config: RunConfig, parts: Parts, preprocessing: Pre
         **record.as_dict(),
     }
     runs.write_config(folder / "config.toml", config)
-    runs.write_json(folder / "environment.json", runs.environment())
+    runs.write_json(folder / "environment.json", runs.environment(config.seed))
     runs.write_json(folder / "inputs.json", inputs.model_dump())
     runs.write_json(folder / "splits.json", splits)
     return Run(folder, config, inputs)
 
 
-def _announce(console: Console, run: Run, parts: Parts, model: keras.Model) -> None:
+def _announce(console: Console, run: Run, parts: Parts, model: keras.Model, why: str) -> None:
     recipe = run.config.recipe
     counts = [f"{len(parts.train):,} to train"]
     if parts.val is not None:
@@ -328,7 +366,7 @@ def _announce(console: Console, run: Run, parts: Parts, model: keras.Model) -> N
     console.print(
         f"{run.config.data}: {', '.join(counts)}; {parts.train.classes} classes, {height}×{width}×{channels}\n"
         f"{run.config.model}: {parameters:,} parameters; {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"seed {run.config.seed}\nrun folder: {run.folder}",
+        f"seed {run.config.seed}\nrecipe {recipe.name}: {why}\nrun folder: {run.folder}",
         markup=False,
         highlight=False,
         soft_wrap=True,

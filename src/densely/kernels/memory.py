@@ -10,6 +10,7 @@ On other devices PyTorch's own caching allocator does this already, so `empty` i
 """
 
 import math
+import os
 import threading
 import weakref
 from collections import deque
@@ -37,6 +38,11 @@ class Shelf:
         self._idle: list[np.ndarray] = []  # the most recently used last: likeliest to be in the cache
         self._returned: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):  # a fork copies a lock as it is, perhaps held by a thread it does not copy
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def take(self, nbytes: int) -> torch.Tensor:
         """A tensor of `nbytes` unsigned bytes, contents arbitrary, 64-byte aligned."""
@@ -46,11 +52,18 @@ class Shelf:
                 i for i, block in enumerate(self._idle) if nbytes <= block.nbytes - _ALIGNMENT <= nbytes * 5 // 4
             ]
             best = min(reversed(fitting), key=lambda i: self._idle[i].nbytes, default=None)
-            block = np.empty(nbytes + _ALIGNMENT, np.uint8) if best is None else self._idle.pop(best)
+            block = self._new(nbytes + _ALIGNMENT) if best is None else self._idle.pop(best)
         start = -block.ctypes.data % _ALIGNMENT
         lease = block[start : start + nbytes]
         weakref.finalize(lease, self._give_back, block).atexit = False
         return torch.from_numpy(lease)
+
+    def _new(self, nbytes: int) -> np.ndarray:
+        try:
+            return np.empty(nbytes, np.uint8)
+        except MemoryError:
+            self._idle.clear()  # what lies unused here may be what is missing
+            return np.empty(nbytes, np.uint8)
 
     def idle_bytes(self) -> int:
         """Bytes on the shelf that nobody uses now."""
@@ -88,7 +101,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     nbytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or nbytes < _SMALLEST:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    return _shelf.take(nbytes).view(dtype).view(tuple(shape))
+    # A tensor of its own on that storage, not a view: autograd forbids changing a view of an output in place.
+    storage = _shelf.take(nbytes).untyped_storage()
+    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload, no-any-return]
 
 
 class Scratch:

@@ -72,6 +72,8 @@ def transition(
         raise ValueError(f"A transition takes images (N, H, W, C) of at least 2 by 2 pixels, not {tuple(x.shape)}.")
     if layer.kernel1.shape[:3] != (1, 1, channels) or layer.kernel2 is not None:
         raise ValueError(f"A transition of {channels} channels has one 1×1 kernel, not {tuple(layer.kernel1.shape)}.")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"The dropout rate must be at least 0 and below 1, not {dropout}.")
     rate = dropout if training else 0.0
     generator = dropout_generator(seed, x.device) if rate else None
     options = _Options(statistics, training, momentum, epsilon, rate, generator)

@@ -45,7 +45,7 @@ class Process:
 
     def __init__(self, task: dict[str, Any], threads: int) -> None:
         here = Path(__file__).parent
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would stop a talkative contender
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the process); a pipe that nobody empties would stop a talkative contender
         self.process = subprocess.Popen(
             [sys.executable, str(here / "contender.py"), json.dumps(task)],
             stdin=subprocess.PIPE,

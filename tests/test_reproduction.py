@@ -1,7 +1,7 @@
 """The notebook's and the paper's recipes against a textbook program of the same recipe, step by step.
 
-The textbook is written with PyTorch's functions alone: its own network, its own normalisation, its own update. Both start
-from the same weights and see the same images; an epoch has one step, so that `history.csv` tells every step's loss.
+The textbook is written with PyTorch's functions alone: its own network, normalisation and update. Both start from the
+same weights and see the same images; an epoch has one step, so that `history.csv` tells every step's loss.
 """
 
 from pathlib import Path

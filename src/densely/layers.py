@@ -40,6 +40,15 @@ def freeze_inside(layer: keras.layers.Layer) -> None:
         layer.trainable = False  # the setter walks through all inner layers, the constructor's argument does not
 
 
+def serialized(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that all convolutions of a layer share, as `get_config` wants them."""
+    return {
+        **options,
+        "kernel_initializer": keras.initializers.serialize(fresh_initializer(options["kernel_initializer"])),
+        "kernel_regularizer": keras.regularizers.serialize(options["kernel_regularizer"]),
+    }
+
+
 def fresh_initializer(identifier: Any) -> Any:
     """A new initialiser from a Keras identifier, so that two convolutions do not draw the same numbers by accident.
 
@@ -242,11 +251,7 @@ class DenseBlock(keras.layers.Layer):
             "bottleneck": self.bottleneck,
             "bottleneck_width": self.bottleneck_width,
             "fused": self.fused,
-            **self.conv_options,
-            "kernel_initializer": keras.initializers.serialize(
-                fresh_initializer(self.conv_options["kernel_initializer"])
-            ),
-            "kernel_regularizer": keras.regularizers.serialize(self.conv_options["kernel_regularizer"]),
+            **serialized(self.conv_options),
         }
 
 
@@ -328,9 +333,5 @@ class Transition(keras.layers.Layer):
             **super().get_config(),
             "compression": self.compression,
             "fused": self.fused,
-            **self.conv_options,
-            "kernel_initializer": keras.initializers.serialize(
-                fresh_initializer(self.conv_options["kernel_initializer"])
-            ),
-            "kernel_regularizer": keras.regularizers.serialize(self.conv_options["kernel_regularizer"]),
+            **serialized(self.conv_options),
         }

@@ -145,9 +145,11 @@ def test_lora_kernels_take_the_reference_path() -> None:
 @pytest.fixture
 def float64():
     """Keras in double precision, where no rounding tips a ReLU."""
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx("float32")
+    for dtype in ("float64", "float32"):
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        if dtype == "float64":
+            yield
 
 
 @pytest.mark.usefixtures("float64")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from densely import architecture, data
+from densely.errors import UsageError
 from densely.recipes import Recipe, Task, choose
 from densely.training import train
 
@@ -152,3 +153,7 @@ def test_a_saved_config_runs_again_to_the_same_weights(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     changed = train(config=first.folder / "config.toml", epochs=1, out=tmp_path / "changed", console=quiet)
     assert (changed.config.recipe.epochs, changed.config.recipe.learning_rate) == (1, 0.03)
+    with pytest.raises(UsageError, match="holds its own recipe"):
+        train(config=first.folder / "config.toml", recipe="paper", console=quiet)
+    with pytest.raises(UsageError, match=r"no config .*nowhere\.toml"):
+        train(config=tmp_path / "nowhere.toml", console=quiet)

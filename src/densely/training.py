@@ -158,6 +158,8 @@ def train(
     console = console or Console()
     saved = runs.read_config(config) if isinstance(config, str | Path) else config
     if saved is not None:
+        if recipe != "auto":
+            raise UsageError(f"A saved config holds its own recipe: leave {recipe!r} out, or the config.")
         source = saved.data if source is None else source
         model = model or saved.network
         seed = saved.seed if seed is None else seed

@@ -21,11 +21,9 @@ def problem() -> tuple[np.ndarray, list[np.ndarray]]:
     return rng.normal(size=(4, 3)).astype("float32"), [rng.normal(size=(4, 3)).astype("float32") for _ in range(5)]
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+# Without momentum there is nothing for Nesterov to look ahead of, and torch refuses the pair.
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_equals_torch_s_own_sgd_at_a_constant_rate(problem, momentum: float, nesterov: bool) -> None:
-    if nesterov and not momentum:
-        pytest.skip("torch refuses Nesterov without momentum")
     start, gradients = problem
     weight = torch.nn.Parameter(torch.tensor(start))
     peer = torch.optim.SGD([weight], 0.1, momentum, nesterov=nesterov, weight_decay=0.01)

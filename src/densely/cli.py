@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import densely
-from densely.errors import DenselyError, UsageError, unknown
+from densely.errors import DenselyError, UsageError
 
 app = typer.Typer(
     help="DenseNets trained from scratch, where labelled images are scarce.",
@@ -140,12 +140,11 @@ def train(
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
     # A mistyped name is told before data are read and the engine is loaded.
     from densely.architecture import spec
-    from densely.recipes import RECIPES
+    from densely.recipes import named
 
     if model is not None:
         spec(model)
-    if recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
+    named(recipe)
     if source is None and config is None:
         raise UsageError("Name the DATA to train on (digits, cifar10, a folder, …), or a saved --config.")
     densely.train(

@@ -213,12 +213,21 @@ RECIPES: Mapping[str, Callable[[Task], Choice]] = {
 }
 
 
+def named(name: str) -> Callable[[Task], Choice]:
+    """The recipe of that name.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]
+
+
 def choose(name: str, task: Task) -> Choice:
     """What the recipe of that name chooses for a task.
 
     Raises:
         UsageError: if there is no such recipe.
     """
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name](task)
+    return named(name)(task)

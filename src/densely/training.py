@@ -167,6 +167,8 @@ def train(
         size, channels = size or saved.size, channels or saved.channels
         tune = tune or saved.tune
     seed = seed or 0
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
     if source is None:
         raise UsageError("Name the data to train on, or a saved config.")
     parts, name = _load(source, data_dir, size, channels, console)
@@ -181,14 +183,20 @@ def train(
         chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
     parts, record = _complete(parts, chosen.val_fraction, seed)
     changes = {**({} if saved is not None else choice.network), **(network or {})}
-    label = saved.model if saved is not None and model is saved.network else None
-    run_config = _config(name, parts, model or choice.model, chosen, changes, seed=seed, limit=limit, tune=tune)
-    if label is not None:
-        run_config = run_config.model_copy(update={"model": label})
-    if not isinstance(source, Dataset | Parts) and name not in data.NAMES:
-        run_config = run_config.model_copy(
-            update={"size": parts.train.input_shape[:2], "channels": parts.train.input_shape[2]}
-        )
+    network_wanted = model or choice.model
+    height, width, depth = parts.train.input_shape
+    from_files = not isinstance(source, Dataset | Parts) and name not in data.NAMES
+    run_config = RunConfig(
+        data=name,
+        size=(height, width) if from_files else None,
+        channels=depth if from_files else None,
+        limit=limit,
+        seed=seed,
+        tune=tune,
+        model=_label(network_wanted, saved),
+        network=_network(network_wanted, parts.train, chosen, changes),
+        recipe=chosen,
+    )
 
     keras.utils.set_random_seed(seed)
     whole = architecture.build(run_config.network)
@@ -298,32 +306,25 @@ def _complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, Spli
     return data.complete(parts, val_fraction=val_fraction, test_fraction=TEST_FRACTION, seed=seed)
 
 
-def _config(
-    name: str,
-    parts: Parts,
-    model: str | architecture.NetworkSpec,
-    recipe: Recipe,
-    changes: dict[str, Any],
-    *,
-    seed: int,
-    limit: int | None,
-    tune: bool,
-) -> RunConfig:
-    decay = recipe.weight_decay if recipe.decay_on == "kernels" else 0.0
-    network = architecture.spec(
-        model,
-        **{
-            "weight_decay": decay,
-            **changes,
-            "input_shape": parts.train.input_shape,
-            "classes": parts.train.classes,
-            "activation": "sigmoid" if parts.train.multi_label else "softmax",
-        },
-    )
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
-    label = model if isinstance(model, str) else "custom"
-    return RunConfig(data=name, limit=limit, seed=seed, tune=tune, model=label, network=network, recipe=recipe)
+def _network(
+    model: str | architecture.NetworkSpec, train: Dataset, recipe: Recipe, changes: dict[str, Any]
+) -> architecture.NetworkSpec:
+    """The network, fitted to the data; the notebook's kind of decay is part of it, the paper's of the optimizer."""
+    fitted = {
+        "weight_decay": recipe.weight_decay if recipe.decay_on == "kernels" else 0.0,
+        **changes,
+        "input_shape": train.input_shape,
+        "classes": train.classes,
+        "activation": "sigmoid" if train.multi_label else "softmax",
+    }
+    return architecture.spec(model, **fitted)
+
+
+def _label(model: str | architecture.NetworkSpec, saved: RunConfig | None) -> str:
+    """What the network is called: a spec has no name, but a saved one keeps the name it was saved under."""
+    if isinstance(model, str):
+        return model
+    return saved.model if saved is not None and model is saved.network else "custom"
 
 
 def _accuracy(dataset: Dataset) -> keras.metrics.Metric:

@@ -1,11 +1,13 @@
-"""CoupledSGD against the paper's update written out, and against torch.optim.SGD."""
+"""CoupledSGD against torch.optim.SGD and Keras's SGD, Muon against a singular value decomposition."""
 
 import keras
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from densely.optimizers import CoupledSGD
+from densely.optimizers import CoupledSGD, Muon, orthogonalised
 
 
 def steps(optimizer: keras.optimizers.Optimizer, start: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
@@ -51,7 +53,70 @@ def test_the_general_path_equals_the_one_for_torch(problem, monkeypatch: pytest.
 
 
 def test_a_configuration_round_trips() -> None:
-    optimizer = CoupledSGD(0.05, 0.8, False, coupled_decay=1e-4)
-    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert isinstance(again, CoupledSGD)
-    assert again.get_config() == optimizer.get_config()
+    for optimizer in (
+        CoupledSGD(0.05, 0.8, False, coupled_decay=1e-4),
+        Muon(0.05, coupled_decay=1e-4, kernel_momentum=0.7, newton_schulz_steps=5),
+    ):
+        again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+        assert type(again) is type(optimizer)
+        assert again.get_config() == optimizer.get_config()
+
+
+def textbook_muon(start: np.ndarray, gradients: list[np.ndarray], rate: float, momentum: float) -> np.ndarray:
+    """The same update with NumPy's singular value decomposition in place of Newton-Schulz."""
+    outputs = start.shape[-1]
+    weight = start.reshape(-1, outputs).T.astype("float64")
+    velocity = np.zeros_like(weight)
+    for gradient in gradients:
+        g = gradient.reshape(-1, outputs).T
+        velocity = momentum * velocity + g
+        u, _, v = np.linalg.svd(g + momentum * velocity, full_matrices=False)
+        weight = weight * np.sqrt(outputs) / np.linalg.norm(weight) - rate * u @ v
+    return weight.T.reshape(start.shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 1, 12, 4), (1, 1, 3, 7)])
+def test_muon_moves_kernels_along_the_orthogonal_factor_of_their_momentum(shape) -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=shape).astype("float32")
+    gradients = [rng.normal(size=shape).astype("float32") for _ in range(4)]
+    ours = steps(Muon(0.1, newton_schulz_steps=12), start, gradients)
+    expected = textbook_muon(start, gradients, 0.1, 0.6)
+    # Newton-Schulz's singular values lie between 0.7 and 1.2, so a step of length 0.1·√rank is off by up to a third.
+    assert np.linalg.norm(ours - expected) < 4 * 0.1 * 0.35 * np.sqrt(min(shape[-1], np.prod(shape[:-1])))
+    assert np.linalg.norm(ours - expected) < 0.3 * np.linalg.norm(ours - start)
+
+
+def test_muon_moves_everything_else_as_sgd(problem) -> None:
+    start, gradients = problem
+    ours = steps(Muon(0.1, 0.9, True, coupled_decay=0.01), start, gradients)
+    np.testing.assert_array_equal(ours, steps(CoupledSGD(0.1, 0.9, True, coupled_decay=0.01), start, gradients))
+
+
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_orthogonalised_has_the_singular_vectors_and_values_near_one(rows: int, columns: int, seed: int) -> None:
+    matrix = np.random.default_rng(seed).normal(size=(rows, columns)).astype("float32")
+    values = np.linalg.svd(matrix, compute_uv=False)
+    if values[-1] < 0.01 * values[0]:
+        return  # so small a value needs more steps
+    found = keras.ops.convert_to_numpy(orthogonalised(keras.ops.convert_to_tensor(matrix), 10))
+    u, _, v = np.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ found @ v.T
+    assert np.all((np.diag(inner) > 0.6) & (np.diag(inner) < 1.3))
+    assert np.abs(inner - np.diag(np.diag(inner))).max() < 1e-3
+
+
+def test_muon_fixes_the_length_of_kernels() -> None:
+    start = 100 * np.ones((3, 3, 4, 6), "float32")
+    after = steps(Muon(1e-6), start, [np.ones_like(start)])
+    assert np.linalg.norm(after) == pytest.approx(np.sqrt(6), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [CoupledSGD, Muon])
+def test_accumulated_batches_make_one_step_of_their_mean(problem, kind: type) -> None:
+    start, gradients = problem
+    start, gradients = start.reshape(1, 1, 4, 3), [g.reshape(1, 1, 4, 3) for g in gradients[:4]]
+    one_by_one = steps(kind(0.1, gradient_accumulation_steps=2), start, gradients)
+    means = [(gradients[0] + gradients[1]) / 2, (gradients[2] + gradients[3]) / 2]
+    np.testing.assert_allclose(one_by_one, steps(kind(0.1), start, means), rtol=1e-5, atol=1e-6)

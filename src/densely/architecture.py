@@ -28,7 +28,8 @@ class NetworkSpec(BaseModel):
             layer counts as two. Leave it out when `layers` is given.
         blocks: number of dense blocks. Leave it out when `layers` is given.
         layers: layers of each block, e.g. `(6, 12, 24, 16)`, in place of `depth` and `blocks`.
-        growth_rate: k, the maps that each layer adds.
+        growth_rate: k, the maps that each layer adds; or one k a block, e.g. `(32, 64, 128)` (growing with depth,
+            as in CondenseNet, Huang et al. 2018).
         stem_filters: maps after the first convolution; by default the paper's: 16, or 2k with bottleneck and
             compression.
         bottleneck: 1×1 convolutions to 4k maps before each 3×3 (DenseNet-B).
@@ -40,7 +41,8 @@ class NetworkSpec(BaseModel):
         activation: of the classifier: `"softmax"`, `"sigmoid"` (several labels an image) or `"none"` (logits).
         use_bias: whether convolutions have a bias (the paper's have none).
         initializer: of the convolutions; `"fan_out_normal"` is the paper's.
-        stem: `"cifar"`, one 3×3 convolution; `"imagenet"`, 7×7/2 and 3×3/2 max-pooling.
+        stem: `"cifar"`, one 3×3 convolution; `"imagenet"`, 7×7/2 and 3×3/2 max-pooling; `"whitened"`, a fixed 2×2
+            convolution that a training sets from its images (`densely.whitening`), ReLU, 3×3/2.
         norm_momentum, norm_epsilon: of batch normalisation, in Keras's meaning (defaults: the paper's Torch).
         input_shape: (height, width, channels); height and width may be `None` (any size).
         classes: number of classes.
@@ -54,7 +56,7 @@ class NetworkSpec(BaseModel):
     depth: int | None = None
     blocks: int | None = Field(default=None, ge=1)
     layers: tuple[int, ...] | None = None
-    growth_rate: int = Field(default=12, ge=1)
+    growth_rate: int | tuple[int, ...] = 12
     stem_filters: int | None = Field(default=None, ge=1)
     bottleneck: bool = False
     compression: float = Field(default=1.0, gt=0, le=1)
@@ -63,7 +65,7 @@ class NetworkSpec(BaseModel):
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     use_bias: bool = False
     initializer: Initializer = "fan_out_normal"
-    stem: Literal["cifar", "imagenet"] = "cifar"
+    stem: Literal["cifar", "imagenet", "whitened"] = "cifar"
     norm_momentum: float = Field(default=0.9, ge=0, lt=1)
     norm_epsilon: float = Field(default=1e-5, gt=0)
     input_shape: tuple[int | None, int | None, int] = (32, 32, 3)
@@ -81,10 +83,16 @@ class NetworkSpec(BaseModel):
                 raise ValueError(f"layers={self.layers}: every block needs at least one layer.")
         else:
             self._check_depth(40 if self.depth is None else self.depth, self.blocks or 3)
+        rates = self.growth_rates
+        if len(rates) != len(self.block_layers) or min(rates) < 1:
+            raise ValueError(
+                f"growth_rate={self.growth_rate}: give one number of at least 1, or one for each of the "
+                f"{len(self.block_layers)} blocks."
+            )
         height, width, channels = self.input_shape
         if channels < 1:
             raise ValueError(f"input_shape={self.input_shape} needs at least one channel.")
-        halvings = len(self.block_layers) - 1 + (2 if self.stem == "imagenet" else 0)
+        halvings = len(self.block_layers) - 1 + {"cifar": 0, "whitened": 1, "imagenet": 2}[self.stem]
         for side in (height, width):
             if side is not None and side < 2**halvings:
                 raise ValueError(
@@ -115,11 +123,18 @@ class NetworkSpec(BaseModel):
         return (each // 2 if self.bottleneck else each,) * blocks
 
     @property
+    def growth_rates(self) -> tuple[int, ...]:
+        """k of each dense block."""
+        if isinstance(self.growth_rate, tuple):
+            return self.growth_rate
+        return (self.growth_rate,) * len(self.block_layers)
+
+    @property
     def stem_width(self) -> int:
         """Maps after the stem: `stem_filters`, or the paper's default."""
         if self.stem_filters is not None:
             return self.stem_filters
-        return 2 * self.growth_rate if self.bottleneck and self.compression < 1 else 16
+        return 2 * self.growth_rates[0] if self.bottleneck and self.compression < 1 else 16
 
 
 def _bc(depth: int, growth_rate: int, **more: Any) -> NetworkSpec:
@@ -140,7 +155,8 @@ def _imagenet(layers: tuple[int, ...]) -> NetworkSpec:
 
 
 #: The named networks. The first nine stand in the paper or its authors' repository; `notebook` is the teaching
-#: notebook's; 121 to 264 are the ImageNet ones; the last three are for small images and short trainings.
+#: notebook's; 121 to 264 are the ImageNet ones; the next three are for small images and short
+#: trainings; `densenet-fast` is the recipe `fast`'s: shallow, widening, on maps that the stem has halved already.
 NETWORKS: Mapping[str, NetworkSpec] = {
     "densenet-40-12": NetworkSpec(depth=40, growth_rate=12),
     "densenet-100-12": NetworkSpec(depth=100, growth_rate=12),
@@ -169,6 +185,9 @@ NETWORKS: Mapping[str, NetworkSpec] = {
     "densenet-bc-16-8": _bc(16, 8),
     "densenet-bc-22-12": _bc(22, 12),
     "densenet-bc-40-12": _bc(40, 12),
+    "densenet-fast": NetworkSpec(
+        layers=(3, 3, 3), growth_rate=(32, 64, 128), stem_filters=64, compression=0.8, stem="whitened"
+    ),
 }
 
 
@@ -258,6 +277,7 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
     from keras import layers
 
     from densely.layers import DenseBlock, Transition, fresh_initializer
+    from densely.whitening import Whitening
 
     regularizer = keras.regularizers.L2(network.weight_decay) if network.weight_decay else None
     conv: dict[str, Any] = {
@@ -277,17 +297,22 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
         x = layers.ReLU(name="stem_relu")(x)
         x = layers.ZeroPadding2D(1, name="stem_pool_pad", **last)(x)
         x = layers.MaxPooling2D(3, strides=2, name="stem_pool", **last)(x)
+    elif network.stem == "whitened":
+        x = Whitening(**last, name="whitening")(inputs)
+        x = layers.ReLU(name="stem_relu")(x)
+        x = layers.Conv2D(network.stem_width, 3, strides=2, padding="same", **stem_conv)(x)
     else:
         x = layers.Conv2D(network.stem_width, 3, padding="same", **stem_conv)(inputs)
 
-    for i, num_layers in enumerate(network.block_layers, start=1):
+    blocks = zip(network.block_layers, network.growth_rates, strict=True)
+    for i, (num_layers, growth_rate) in enumerate(blocks, start=1):
         if i > 1:
             x = Transition(
                 network.compression, dropout=network.dropout, fused=fused, **conv, **norm, name=f"transition_{i - 1}"
             )(x)
         x = DenseBlock(
             num_layers,
-            network.growth_rate,
+            growth_rate,
             bottleneck=network.bottleneck,
             dropout=network.dropout,
             fused=fused,

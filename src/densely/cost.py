@@ -41,18 +41,27 @@ def stages(network: NetworkSpec) -> list[Stage]:
     found: list[Stage] = []
     side = 7 if network.stem == "imagenet" else 3
     kernel = side * side * channels * network.stem_width
-    channels = network.stem_width
-    parameters = kernel + bias * channels
+    parameters = kernel + bias * network.stem_width
     if network.stem == "imagenet":
         height, width = (height + 1) // 2, (width + 1) // 2
         adds = kernel * height * width
         height, width = (height + 1) // 2, (width + 1) // 2
-        parameters += 2 * channels
+        parameters += 2 * network.stem_width
+    elif network.stem == "whitened":
+        # The whitening itself is not trained; its maps, twice as many as a 2×2 patch has numbers, feed the 3×3.
+        patch = 4 * channels
+        kernel = 9 * 2 * patch * network.stem_width
+        parameters = kernel + bias * network.stem_width
+        adds = 2 * patch * patch * height * width
+        height, width = (height + 1) // 2, (width + 1) // 2
+        adds += kernel * height * width
     else:
         adds = kernel * height * width
+    channels = network.stem_width
     found.append(Stage("stem", (height, width, channels), parameters, adds))
 
-    for i, num_layers in enumerate(network.block_layers, start=1):
+    blocks = zip(network.block_layers, network.growth_rates, strict=True)
+    for i, (num_layers, growth_rate) in enumerate(blocks, start=1):
         if i > 1:
             filters = int(channels * network.compression)
             parameters, pixel = unit(channels, filters, 1)
@@ -63,12 +72,12 @@ def stages(network: NetworkSpec) -> list[Stage]:
         for _ in range(num_layers):
             width_in = channels
             if network.bottleneck:
-                width_in = 4 * network.growth_rate
+                width_in = 4 * growth_rate
                 parameters, pixel = unit(channels, width_in, 1)
                 total, adds = total + parameters, adds + pixel * height * width
-            parameters, pixel = unit(width_in, network.growth_rate, 3)
+            parameters, pixel = unit(width_in, growth_rate, 3)
             total, adds = total + parameters, adds + pixel * height * width
-            channels += network.growth_rate
+            channels += growth_rate
         found.append(Stage(f"dense_block_{i}", (height, width, channels), total, adds))
 
     parameters = 2 * channels + (channels + 1) * network.classes

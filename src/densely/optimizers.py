@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the paper ran it: weight decay inside the gradient, on every parameter."""
+"""The optimizers that Keras lacks: SGD as the paper ran it, and Muon for convolutions."""
 
 from typing import Any
 
@@ -66,3 +66,87 @@ class CoupledSGD(keras.optimizers.SGD):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this optimizer again."""
         return {**super().get_config(), "coupled_decay": self.coupled_decay}
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class Muon(CoupledSGD):
+    """SGD for everything but convolution kernels, which move by orthogonalised momentum on a sphere.
+
+    A kernel (h, w, in, out) is read as a matrix with one row an output map. Its Nesterov momentum is replaced by the
+    nearest matrix with all singular values about 1 (Jordan et al. 2024, *Muon*; five-term Newton-Schulz), so that no
+    direction of the kernel learns much faster than another. As every convolution of a DenseNet is normalised by
+    whoever reads it, a kernel's length means nothing; before each step it is set to √out, so that the learning rate is
+    the relative length of a step whatever the layer. Keras's own `Muon` leaves convolutions to Adam.
+
+    Args:
+        learning_rate: step size, of both kinds.
+        momentum, nesterov, coupled_decay: of what SGD moves (the decay has no say over kernels, their length is fixed).
+        kernel_momentum: of the orthogonalised kernels (default 0.6).
+        newton_schulz_steps: more give singular values closer to 1 (default 3).
+        **kwargs: as in `keras.optimizers.SGD`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        coupled_decay: float = 0.0,
+        kernel_momentum: float = 0.6,
+        newton_schulz_steps: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, momentum, nesterov, coupled_decay, **kwargs)
+        self.kernel_momentum = kernel_momentum
+        self.newton_schulz_steps = newton_schulz_steps
+
+    def build(self, variables: Any) -> None:
+        """Create the momentum of every variable; kernels need one even where SGD's is 0."""
+        if self.built:
+            return
+        super().build(variables)
+        for i, variable in enumerate(variables):
+            if len(variable.shape) == 4 and self.momentums[i] is None:
+                self.momentums[i] = self.add_variable_from_reference(variable, name="momentum")
+
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        pairs = list(zip(grads, trainable_variables, strict=True))
+        kernels = [(g, v) for g, v in pairs if len(v.shape) == 4]
+        others = [(g, v) for g, v in pairs if len(v.shape) != 4]
+        if others:
+            super()._backend_update_step(*map(list, zip(*others, strict=True)), learning_rate)
+        for gradient, kernel in kernels:
+            self._turn(gradient, kernel, learning_rate)
+
+    def _turn(self, gradient: Any, kernel: Any, learning_rate: Any) -> None:
+        outputs = kernel.shape[-1]
+        velocity = self.momentums[self._get_variable_index(kernel)]
+        velocity.assign(self.kernel_momentum * velocity + gradient)
+        ahead = keras.ops.reshape(gradient + self.kernel_momentum * velocity, (-1, outputs))
+        step = keras.ops.reshape(orthogonalised(ahead, self.newton_schulz_steps), kernel.shape)
+        length = keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel))) + 1e-12
+        kernel.assign(kernel * (outputs**0.5 / length) - learning_rate * step)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this optimizer again."""
+        return {
+            **super().get_config(),
+            "kernel_momentum": self.kernel_momentum,
+            "newton_schulz_steps": self.newton_schulz_steps,
+        }
+
+
+def orthogonalised(matrix: Any, steps: int) -> Any:
+    """A matrix with the singular vectors of `matrix` and singular values near 1 (between about 0.7 and 1.2).
+
+    Newton-Schulz iterations of a quintic whose coefficients pull small singular values up fast (Jordan et al. 2024):
+    matrix products only. Values far below the greatest need more `steps` to arrive.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else keras.ops.transpose(matrix)
+    x = x / (keras.ops.sqrt(keras.ops.sum(keras.ops.square(x))) + 1e-7)
+    for _ in range(steps):
+        square = keras.ops.matmul(x, keras.ops.transpose(x))
+        x = a * x + keras.ops.matmul(b * square + c * keras.ops.matmul(square, square), x)
+    return x if wide else keras.ops.transpose(x)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from densely.errors import from_validation, unknown
 
@@ -23,16 +23,32 @@ class Recipe(BaseModel):
         batch_size: images a step.
         learning_rate: the highest, η₀.
         schedule: `"constant"`; `"staged"`, ÷10 at 50 % and 75 % of the epochs (the paper's); `"cosine"`, from η₀
-            to 0 step by step.
+            to 0 step by step; `"one-cycle"`, in a straight line up to η₀ and down to 0 (Smith 2018);
+            `"trapezoid"`, constant, then in a straight line to 0 over `cooldown`.
+        warmup: share of the steps in which the rate first rises to η₀ in a straight line, under any schedule.
+        cooldown: share of the steps in which a trapezoid falls.
         stages: `((epochs, learning rate), …)` in place of `schedule`, as the notebook annealed by hand; past
             its last stage the last rate stays.
+        optimizer: `"sgd"`; `"muon"`, orthogonalised momentum for convolutions, SGD for the rest
+            (`densely.optimizers.Muon`); `"adamw"` (Loshchilov & Hutter 2019; its decay is decoupled, λ·η·w).
         momentum, nesterov: of SGD.
         weight_decay: λ, see `decay_on`.
         decay_on: `"all"`, λ·w added to the gradient of every parameter (the paper's code); `"kernels"`, `l2(λ)` in
             the loss of every kernel, so a gradient of 2λ·w (the notebook's).
+        label_smoothing: ε of Szegedy et al. (2016): the target becomes (1 − ε)·target + ε/classes.
+        class_weights: weigh each image by the rarity of its class: n / (classes · images of the class).
+        ema: decay of an exponential moving average of the weights, which is then what is validated, scored and
+            saved; 0 for none.
+        clip_norm: scale a step's gradients down to this joint length where they are longer.
+        accumulate: batches whose gradients are averaged into one step of the optimizer.
+        precision: `"float32"`; `"bfloat16"`, activations and products in it, weights in float32; `"auto"`, bfloat16
+            where the processor has it.
+        early_stop: end after so many epochs without a better validation score, and go back to the best weights.
+        flip_test: score, and predict, by the mean over an image and its mirror image.
         preprocessing: `"unit"`, pixels / 255; `"standardise"`, then less the training part's channel mean, over
             its standard deviation.
         shift: random shift in pixels to each side, image by image (pad, then crop; the paper's 4).
+        fill: what a shift brings in: `"zero"`, or the image mirrored at its border, `"reflect"`.
         flip: mirror left to right, every second image by chance.
         val_fraction: share of the training data held out to watch, where the source has no validation part.
         validate_on_test: watch the test part after every epoch, as the notebook did; its score is then no honest one.
@@ -44,20 +60,39 @@ class Recipe(BaseModel):
     epochs: int = Field(default=40, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=0.1, gt=0)
-    schedule: Literal["constant", "staged", "cosine"] = "cosine"
+    schedule: Literal["constant", "staged", "cosine", "one-cycle", "trapezoid"] = "cosine"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    cooldown: float = Field(default=0.3, gt=0, le=1)
     stages: tuple[tuple[int, float], ...] | None = None
+    optimizer: Literal["sgd", "muon", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     decay_on: Literal["all", "kernels"] = "all"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: bool = False
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    early_stop: int | None = Field(default=None, ge=1)
+    flip_test: bool = False
     preprocessing: Literal["unit", "standardise"] = "standardise"
     shift: int = Field(default=0, ge=0)
+    fill: Literal["zero", "reflect"] = "zero"
     flip: bool = False
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     validate_on_test: bool = False
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole training."""
+        total = self.epochs * steps_per_epoch
+        rising = self.warmup * total
+        if step + 1 < rising:
+            return self._after_warmup(rising, steps_per_epoch) * (step + 1) / rising
+        return self._after_warmup(step, steps_per_epoch)
+
+    def _after_warmup(self, step: float, steps_per_epoch: int) -> float:
         epoch = step // steps_per_epoch
         if self.stages is not None:
             end = 0
@@ -66,13 +101,24 @@ class Recipe(BaseModel):
                 if epoch < end:
                     return rate
             return self.stages[-1][1]
-        if self.schedule == "cosine":
-            done = step / (self.epochs * steps_per_epoch)
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         if self.schedule == "staged":
             passed = (epoch >= 0.5 * self.epochs) + (epoch >= 0.75 * self.epochs)
             return self.learning_rate * 0.1**passed
+        total = self.epochs * steps_per_epoch
+        left = (total - step) / (total - self.warmup * total)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+        if self.schedule == "one-cycle":
+            return self.learning_rate * left
+        if self.schedule == "trapezoid":
+            return self.learning_rate * min(1.0, (total - step) / (self.cooldown * total))
         return self.learning_rate
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if self.warmup + (self.cooldown if self.schedule == "trapezoid" else 0.0) > 1:
+            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} together pass the whole training.")
+        return self
 
 
 def change(recipe: Recipe, **changes: Any) -> Recipe:

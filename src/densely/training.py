@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from densely import architecture, data, recipes, runs
+from densely import architecture, data, recipes, runs, whitening
+from densely.conductor import Conductor
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, batch_rng, epoch_order, shift_and_flip
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import evaluate
-from densely.optimizers import CoupledSGD
+from densely.losses import CrossEntropy
+from densely.optimizers import CoupledSGD, Muon
+from densely.precision import computing_in, resolved
 from densely.progress import ProgressBar
 from densely.recipes import Recipe
 from densely.runs import Run, RunConfig
@@ -65,50 +66,9 @@ class Batches(keras.utils.PyDataset):
         images = self.preprocessing(self.dataset.images[chosen])
         if self.training and (self.recipe.shift or self.recipe.flip):
             rng = batch_rng(self.seed, self.epoch, step)
-            images = shift_and_flip(images, rng, shift=self.recipe.shift, flip=self.recipe.flip)
+            fill: Literal["reflect", 0] = "reflect" if self.recipe.fill == "reflect" else 0
+            images = shift_and_flip(images, rng, shift=self.recipe.shift, flip=self.recipe.flip, fill=fill)
         return images, self.dataset.labels[chosen]
-
-
-class Conductor(keras.callbacks.Callback):
-    """Sets epoch and learning rate, writes history and weights."""
-
-    def __init__(self, run: Run, model: keras.Model, batches: Batches) -> None:
-        super().__init__()
-        self.run = run
-        self.whole_model = model
-        self.batches = batches
-        self.history = runs.HistoryFile(run.folder / "history.csv")
-        self.best: tuple[float, float] | None = None
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Make this epoch's batches."""
-        self.epoch = epoch
-        self.began = time.perf_counter()
-        self.batches.set_epoch(epoch)
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Set this step's learning rate."""
-        steps = len(self.batches)
-        rate = self.run.config.recipe.learning_rate_at(self.epoch * steps + batch, steps)
-        self.model.optimizer.learning_rate = rate
-        self.rate = rate
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the epoch down, and the weights if they are the best so far."""
-        row = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(row["loss"]):
-            raise DenselyError(
-                f"The loss is no longer a number in epoch {epoch + 1} (learning rate {self.rate:.3g}): lower --lr; "
-                f"{self.run.folder} keeps what the earlier epochs left."
-            )
-        self.history.add(
-            {"epoch": epoch + 1, "learning_rate": self.rate, "seconds": time.perf_counter() - self.began, **row}
-        )
-        if "val_accuracy" in row:
-            rank = (row["val_accuracy"], -row["val_loss"])
-            if self.best is None or rank > self.best:
-                self.best = rank
-                runs.write_weights(self.run.folder / "best.weights.h5", self.whole_model)
 
 
 def train(
@@ -179,6 +139,7 @@ def train(
     task = recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
     choice = recipes.choose(recipe, task)
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
+    chosen = recipes.change(chosen, precision=resolved(chosen.precision))
     if tune and chosen.val_fraction == 0:
         chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
     parts, record = _complete(parts, chosen.val_fraction, seed)
@@ -199,24 +160,13 @@ def train(
     )
 
     keras.utils.set_random_seed(seed)
-    whole = architecture.build(run_config.network)
+    preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
+    with computing_in(chosen.precision):
+        whole = architecture.build(run_config.network)
+    whitening.fit(whole, preprocessing(parts.train.images[: whitening.IMAGES]))
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
     logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
-    preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
-    logits.compile(
-        optimizer=CoupledSGD(
-            chosen.learning_rate,
-            chosen.momentum,
-            chosen.nesterov,
-            coupled_decay=chosen.weight_decay if chosen.decay_on == "all" else 0.0,
-        ),
-        loss=(
-            keras.losses.BinaryCrossentropy(from_logits=True)
-            if parts.train.multi_label
-            else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        ),
-        metrics=[_accuracy(parts.train)],
-    )
+    logits.compile(optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(parts.train)])
 
     run = _start_run(runs.create_folder(out, name), run_config, parts, preprocessing, record)
     _announce(console, run, parts, whole, choice.why if saved is None else "as saved")
@@ -224,12 +174,13 @@ def train(
     watched = parts.test if chosen.validate_on_test else parts.val
     held_out = Batches(watched, preprocessing, chosen, seed, training=False) if watched else None
     bar = ProgressBar(console)
+    conductor = Conductor(run, whole, batches)
     try:
         logits.fit(
             batches,
             epochs=chosen.epochs,
             validation_data=held_out,
-            callbacks=[Conductor(run, whole, batches), bar],
+            callbacks=[conductor, bar],
             shuffle=False,
             verbose=0,
         )
@@ -239,12 +190,14 @@ def train(
         raise
     finally:
         bar.close()
-    runs.write_weights(run.folder / "final.weights.h5", whole)
+    conductor.finish()
 
+    # What is scored is what the folder holds: read back, in float32 whatever the training computed in.
+    final = run.model("final")
     metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": chosen.validate_on_test}
     for part, dataset in (("val", parts.val), ("test", None if tune else parts.test)):
         if dataset is not None:
-            metrics[part] = evaluate(whole, dataset, preprocessing)
+            metrics[part] = evaluate(final, dataset, preprocessing)
     runs.write_json(run.folder / "metrics.json", metrics)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run
@@ -325,6 +278,28 @@ def _label(model: str | architecture.NetworkSpec, saved: RunConfig | None) -> st
     if isinstance(model, str):
         return model
     return saved.model if saved is not None and model is saved.network else "custom"
+
+
+def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    shared: dict[str, Any] = {
+        "learning_rate": recipe.learning_rate,
+        "global_clipnorm": recipe.clip_norm,
+        "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
+    }
+    # Decay on kernels is a regulariser of the network, not the optimizer's.
+    decay = recipe.weight_decay if recipe.decay_on == "all" else 0.0
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(weight_decay=decay, **shared)
+    kind = Muon if recipe.optimizer == "muon" else CoupledSGD
+    return kind(momentum=recipe.momentum, nesterov=recipe.nesterov, coupled_decay=decay, **shared)
+
+
+def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:
+    return CrossEntropy(
+        multi_label=train.multi_label,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=data.class_weights(train).tolist() if recipe.class_weights else None,
+    )
 
 
 def _accuracy(dataset: Dataset) -> keras.metrics.Metric:

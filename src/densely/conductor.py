@@ -1,0 +1,98 @@
+"""What happens around the steps of a training: learning rate, history, averaged and best weights, early stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from densely import runs
+from densely.averaging import WeightAverage
+from densely.errors import DenselyError
+from densely.runs import Run
+
+if TYPE_CHECKING:
+    from densely.training import Batches
+
+
+class Conductor(keras.callbacks.Callback):
+    """Sets epoch and learning rate, writes history and weights, ends a training that gets no better.
+
+    Args:
+        run: where to write; its recipe is followed.
+        model: the network whose weights are written, with its probabilities.
+        batches: what is trained on.
+    """
+
+    def __init__(self, run: Run, model: keras.Model, batches: Batches) -> None:
+        super().__init__()
+        self.run = run
+        self.recipe = run.config.recipe
+        self.whole_model = model
+        self.batches = batches
+        self.history = runs.HistoryFile(run.folder / "history.csv")
+        self.average = WeightAverage(model, self.recipe.ema) if self.recipe.ema else None
+        self.best: tuple[float, float] | None = None
+        self.best_epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Make this epoch's batches."""
+        self.epoch = epoch
+        self.began = time.perf_counter()
+        self.batches.set_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Set this step's learning rate."""
+        steps = len(self.batches)
+        self.rate = self.recipe.learning_rate_at(self.epoch * steps + batch, steps)
+        self.model.optimizer.learning_rate = self.rate
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Take this step into the average."""
+        if self.average is not None and (batch + 1) % self.recipe.accumulate == 0:
+            self.average.update()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Validate the averaged weights."""
+        if self.average is not None:
+            self.average.swap()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Go on from the weights of the last step."""
+        if self.average is not None:
+            self.average.swap()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the epoch down, and the weights if they are the best so far."""
+        row = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(row["loss"]):
+            raise DenselyError(
+                f"The loss is no longer a number in epoch {epoch + 1} (learning rate {self.rate:.3g}): lower --lr; "
+                f"{self.run.folder} keeps what the earlier epochs left."
+            )
+        self.history.add(
+            {"epoch": epoch + 1, "learning_rate": self.rate, "seconds": time.perf_counter() - self.began, **row}
+        )
+        if "val_accuracy" not in row:
+            return
+        rank = (row["val_accuracy"], -row["val_loss"])
+        if self.best is None or rank > self.best:
+            self.best, self.best_epoch = rank, epoch
+            self._write("best")
+        elif self.recipe.early_stop is not None and epoch - self.best_epoch >= self.recipe.early_stop:
+            self.model.stop_training = True
+
+    def finish(self) -> None:
+        """Write the final weights: the average of the last steps, or, with early stop, the best epoch's."""
+        if self.recipe.early_stop is not None:
+            self.whole_model.load_weights(self.run.folder / "best.weights.h5")
+            runs.write_weights(self.run.folder / "final.weights.h5", self.whole_model)
+        else:
+            self._write("final")
+
+    def _write(self, name: str) -> None:
+        with self.average.applied() if self.average is not None else nullcontext():
+            runs.write_weights(self.run.folder / f"{name}.weights.h5", self.whole_model)

@@ -1,0 +1,62 @@
+"""A first layer that needs no training: it decorrelates the colours of 2×2 patches.
+
+The filters are the eigenvectors of the patches' covariance, each divided by its standard deviation, and their
+negatives, so that the ReLU after them loses nothing (Page 2019; Jordan 2024, *94 % on CIFAR-10 in 3.29 seconds*). A
+training that starts from decorrelated inputs needs fewer steps.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+#: Side of the patches.
+SIDE = 2
+#: Added to every eigenvalue, so that directions which hold nothing but noise are not blown up.
+EPSILON = 5e-4
+#: Training images that a fit looks at: millions of patches for a covariance of a few dozen numbers.
+IMAGES = 5000
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class Whitening(keras.layers.Conv2D):
+    """The fixed convolution: `(N, H, W, C)` to `(N, H, W, 8·C)`; not trained, set once by `set_from`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Before it has seen data it passes something on: orthogonal filters, as it would have for white noise.
+        options = {"filters": 1, "kernel_size": SIDE, "padding": "same", "use_bias": False, "trainable": False}
+        super().__init__(**{**options, "kernel_initializer": "orthogonal", **kwargs})
+
+    def build(self, input_shape: Any) -> None:
+        """Create the kernel for maps of `input_shape` = `(N, H, W, C)`."""
+        self.filters = 2 * SIDE * SIDE * input_shape[-1]
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """`(N, H, W, 8·C)`."""
+        return (*input_shape[:-1], 2 * SIDE * SIDE * input_shape[-1])
+
+    def set_from(self, images: NDArray[np.float32]) -> None:
+        """Set the filters from preprocessed images, `(N, H, W, C)`."""
+        self.kernel.assign(filters(images))
+
+
+def filters(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The whitening filters of `images` `(N, H, W, C)`: `(2, 2, C, 8·C)`, half of them the negatives of the others.
+
+    The patches of all images, through each filter, have mean square 1 (where they vary at all).
+    """
+    channels = images.shape[-1]
+    patches = np.lib.stride_tricks.sliding_window_view(images, (SIDE, SIDE), axis=(1, 2))  # (N, H−1, W−1, C, 2, 2)
+    rows = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, SIDE * SIDE * channels).astype(np.float64)
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    white = (vectors / np.sqrt(values + EPSILON)).reshape(SIDE, SIDE, channels, -1)
+    return np.concatenate([white, -white], axis=-1).astype(np.float32)
+
+
+def fit(model: keras.Model, images: NDArray[np.float32]) -> None:
+    """Set every whitening layer of a model from preprocessed training images, `(N, H, W, C)`; most models have none."""
+    for layer in model.layers:
+        if isinstance(layer, Whitening):
+            layer.set_from(images)

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from densely import architecture, data, recipes, runs
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, batch_rng, epoch_order, shift_and_flip
 from densely.errors import DenselyError, UsageError
-from densely.evaluation import evaluate
+from densely.evaluation import evaluate_held_out
 from densely.optimizers import CoupledSGD
 from densely.progress import ProgressBar
 from densely.recipes import Recipe
@@ -242,9 +242,7 @@ def train(
     runs.write_weights(run.folder / "final.weights.h5", whole)
 
     metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": chosen.validate_on_test}
-    for part, dataset in (("val", parts.val), ("test", None if tune else parts.test)):
-        if dataset is not None:
-            metrics[part] = evaluate(whole, dataset, preprocessing)
+    metrics |= evaluate_held_out(whole, preprocessing, val=parts.val, test=None if tune else parts.test)
     runs.write_json(run.folder / "metrics.json", metrics)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run

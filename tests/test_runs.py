@@ -27,6 +27,14 @@ def test_a_config_survives_its_file(run: Run) -> None:
     assert "Test accuracy" in repr(again)
 
 
+def test_a_run_says_its_score_and_the_interval(run: Run) -> None:
+    runs.write_json(
+        run.folder / "metrics.json", {"test": {"n": 359, "accuracy": 357 / 359, "accuracy_ci95": [0.98, 0.998]}}
+    )
+    first = "Test accuracy  99.44 %  (357 of 359 images; 95 % interval 98.0 to 99.8 %)"
+    assert repr(run).splitlines() == [first, f"Run folder     {run.folder}"]
+
+
 def test_folders_without_a_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = [str(runs.create_folder(None, data)) for data in ("digits", "digits", "/some/where/photos")]

@@ -51,6 +51,8 @@ def test_the_run_folder_holds_what_it_promises(digits_run: Run) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["weights"] == "final"
     assert 0 <= metrics["test"]["accuracy"] <= 1
+    assert metrics["test"]["calibration"]["fitted_on"] == "val"
+    assert "calibration" not in metrics["val"]
 
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -178,6 +180,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
     run = train(dataset, epochs=8, batch_size=10, model="densenet-bc-16-8", out=tmp_path / "run", console=QUIET)
     assert run.config.network.activation == "sigmoid"
     assert run.accuracy > 0.9
+    assert f"Test mAP       {100 * run.metrics['test']['mean_average_precision']:.2f} %" in repr(run)
     with pytest.raises(UsageError, match="given in Python"):
         parts_of(run)
 
@@ -185,6 +188,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
 def test_without_validation_only_final_weights_are_kept(tmp_path: Path) -> None:
     run = train("digits", val_fraction=0.0, limit=100, out=tmp_path / "run", **TINY)
     assert "val" not in run.metrics
+    assert "calibration" not in run.metrics["test"]
     assert not (run.folder / "best.weights.h5").exists()
     with pytest.raises(UsageError, match="no best weights; there are final weights"):
         run.model("best")

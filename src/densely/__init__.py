@@ -76,6 +76,7 @@ __all__ = [
 
 _MODULES = (
     "architecture",
+    "calibration",
     "cost",
     "data",
     "evaluation",

@@ -179,21 +179,23 @@ def evaluate(
     part = _choice("--part", part, ("test", "val", "train"))
     run = Run.open(run_folder)
     chosen = _weights(weights)
-    from densely.evaluation import evaluate as score
+    from densely import evaluation, scorecard
     from densely.training import parts_of
 
-    dataset = getattr(parts_of(run, data_dir), part)
+    parts = parts_of(run, data_dir)
+    dataset = getattr(parts, part)
     if dataset is None:
         raise UsageError(f"{run_folder} has no {part} part.")
-    found = score(run.model(chosen), dataset, run.preprocessing)
+    model, flip = run.model(chosen), run.config.recipe.flip_test
+    if part == "test":
+        found = evaluation.evaluate_held_out(model, run.preprocessing, val=parts.val, test=dataset, flip=flip)["test"]
+    else:
+        found = evaluation.evaluate(model, dataset, run.preprocessing, flip=flip)
     if as_json:
         print(json.dumps({"part": part, "weights": chosen, **found}))
         return
     out.print(f"{run_folder}, {part} part, {chosen} weights", markup=False, highlight=False, soft_wrap=True)
-    table = Table("score", "value")
-    for name, value in found.items():
-        table.add_row(name, f"{100 * value:.2f} %" if "accuracy" in name else f"{value:,.4g}")
-    out.print(table)
+    scorecard.show(found, out)
 
 
 @app.command()

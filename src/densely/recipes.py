@@ -250,12 +250,44 @@ def paper_augmented(task: Task) -> Choice:
     return Choice(recipe, choice.model, {"dropout": 0.0}, "as the paper ran it with shifts and flips")
 
 
+def fast(task: Task) -> Choice:
+    """The most accuracy in the least arithmetic: for CIFAR-10 on a laptop's processor.
+
+    densely train cifar10 --recipe fast
+
+    A shallow DenseNet whose growth rate doubles from block to block, on maps that a whitened stem has halved; Muon on
+    the convolutions, one cycle of the learning rate, smoothed labels, flips and reflected shifts of 2 pixels, the
+    mean over an image and its mirror image at the end; bfloat16 where the processor has it. After Jordan (2024),
+    *94 % on CIFAR-10 in 3.29 seconds on a single GPU*. 2 % of the training images are held out to watch.
+    """
+    flip = task.data not in ("digits", *SVHN)
+    recipe = Recipe(
+        name="fast",
+        epochs=9,
+        batch_size=256,
+        learning_rate=0.12,
+        schedule="one-cycle",
+        warmup=0.15,
+        optimizer="muon",
+        weight_decay=5e-4,
+        label_smoothing=0.1,
+        precision="auto",
+        shift=2,
+        fill="reflect",
+        flip=flip,
+        flip_test=flip,
+        val_fraction=0.02,
+    )
+    return Choice(recipe, "densenet-fast", {}, "few epochs of a shallow, widening network")
+
+
 #: Every recipe by its name on the command line.
 RECIPES: Mapping[str, Callable[[Task], Choice]] = {
     "auto": auto,
     "notebook": notebook,
     "paper": paper,
     "paper-augmented": paper_augmented,
+    "fast": fast,
 }
 
 

@@ -174,14 +174,25 @@ class Run:
         return model
 
     def __repr__(self) -> str:
-        lines = [f"Run folder     {self.folder}"]
-        part, name = ("val", "Val. accuracy ") if self.config.tune else ("test", "Test accuracy ")
+        part, name = ("val", "Val.") if self.config.tune else ("test", "Test")
         scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
-        if scores is not None:
-            right = round(scores["accuracy"] * scores["n"])
-            seen = "; watched during training" if self.config.recipe.validate_on_test else ""
-            lines.insert(0, f"{name} {100 * scores['accuracy']:.2f} %  ({right} of {scores['n']} images{seen})")
-        return "\n".join(lines)
+        lines = [] if scores is None else self._score_lines(name, scores)
+        return "\n".join([*lines, f"Run folder     {self.folder}"])
+
+    def _score_lines(self, part: str, scores: dict[str, Any]) -> list[str]:
+        seen = "; watched during training" if self.config.recipe.validate_on_test else ""
+        accuracy = f"{part} accuracy  {100 * scores['accuracy']:.2f} %"
+        if not self.inputs.multi_label:
+            of = f"{round(scores['accuracy'] * scores['n'])} of {scores['n']} images"
+            if "accuracy_ci95" in scores:  # which runs of earlier versions lack
+                low, high = scores["accuracy_ci95"]
+                of += f"; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+            return [f"{accuracy}  ({of}{seen})"]
+        lines = [f"{accuracy}  (of all yes-or-no answers for {scores['n']} images{seen})"]
+        precision = scores.get("mean_average_precision")
+        if precision is not None:
+            lines.append(f"{part} mAP       {100 * precision:.2f} %  (mean average precision of the classes)")
+        return lines
 
 
 @contextlib.contextmanager

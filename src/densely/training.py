@@ -14,7 +14,7 @@ from densely import architecture, data, recipes, runs, whitening
 from densely.conductor import Conductor
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, batch_rng, epoch_order, shift_and_flip
 from densely.errors import DenselyError, UsageError
-from densely.evaluation import evaluate
+from densely.evaluation import evaluate_held_out
 from densely.losses import CrossEntropy
 from densely.optimizers import CoupledSGD, Muon
 from densely.precision import computing_in, resolved
@@ -195,9 +195,9 @@ def train(
     # What is scored is what the folder holds: read back, in float32 whatever the training computed in.
     final = run.model("final")
     metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": chosen.validate_on_test}
-    for part, dataset in (("val", parts.val), ("test", None if tune else parts.test)):
-        if dataset is not None:
-            metrics[part] = evaluate(final, dataset, preprocessing)
+    metrics |= evaluate_held_out(
+        final, preprocessing, val=parts.val, test=None if tune else parts.test, flip=chosen.flip_test
+    )
     runs.write_json(run.folder / "metrics.json", metrics)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from densely import architecture, data, recipes, runs
-from densely.data import Dataset, Parts, Preprocessing, SplitRecord, batch_rng, epoch_order, shift_and_flip
+from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment, batch_rng, epoch_order, mix
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import evaluate
 from densely.optimizers import CoupledSGD
@@ -32,9 +32,9 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         dataset: the images.
-        preprocessing: applied before the augmentation, so that a shift fills in with zero: black for unit
-            pixels, the mean colour for standardised ones (as in the paper's code).
-        recipe: batch size and augmentation.
+        preprocessing: pixels into what the network sees.
+        recipe: batch size and augmentation. If it mixes images, targets are distributions over the classes, float32
+            (n, classes), in training or not; else they are the labels.
         seed: of order and augmentation.
         training: shuffled and augmented; otherwise in order and as they are.
     """
@@ -62,11 +62,14 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.recipe.batch_size
         chosen = self.order[step * size : (step + 1) * size]
-        images = self.preprocessing(self.dataset.images[chosen])
-        if self.training and (self.recipe.shift or self.recipe.flip):
-            rng = batch_rng(self.seed, self.epoch, step)
-            images = shift_and_flip(images, rng, shift=self.recipe.shift, flip=self.recipe.flip)
-        return images, self.dataset.labels[chosen]
+        images = self.dataset.images[chosen]
+        labels: np.ndarray = self.dataset.labels[chosen]
+        targets = _distributions(labels, self.dataset.classes) if self.recipe.mixes else labels
+        if not self.training:
+            return self.preprocessing(images), targets
+        rng = batch_rng(self.seed, self.epoch, step)
+        pixels = augment(images, rng, self.recipe.augmentation, self.preprocessing)
+        return mix(pixels, targets, rng, mixup=self.recipe.mixup, cutmix=self.recipe.cutmix)
 
 
 class Conductor(keras.callbacks.Callback):
@@ -218,6 +221,8 @@ def train(
         metrics=[_accuracy(parts.train)],
     )
 
+    # A setting that does not fit these images is told before anything is written.
+    augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
     run = _start_run(runs.create_folder(out, name), run_config, parts, preprocessing, record)
     _announce(console, run, parts, whole, choice.why if saved is None else "as saved")
     batches = Batches(parts.train, preprocessing, chosen, seed, training=True)
@@ -273,6 +278,11 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
                 "the data have changed since."
             )
     return parts
+
+
+def _distributions(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Labels as float32 `(N, classes)`: one-hot; of several labels an image, their zeros and ones."""
+    return labels.astype(np.float32) if labels.ndim == 2 else np.eye(classes, dtype=np.float32)[labels]
 
 
 def _load(

@@ -13,10 +13,11 @@ from rich.console import Console
 
 import densely
 from densely import data
+from densely.batches import Batches
 from densely.errors import DataError, DenselyError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run
-from densely.training import Batches, parts_of, train
+from densely.training import parts_of, train
 
 QUIET = Console(quiet=True)
 TINY = {"model": "densenet-bc-16-8", "epochs": 2, "console": QUIET}

@@ -35,7 +35,7 @@ def test_directions_without_variance_are_not_blown_up() -> None:
 
 
 def test_it_is_not_trained_and_is_saved_with_the_weights(images: np.ndarray, tmp_path: Path) -> None:
-    network = architecture.spec("densenet-fast", input_shape=(16, 16, 3), layers=(1, 1), growth_rate=(4, 8))
+    network = architecture.spec("densenet-fast", input_shape=(16, 16, 3), layers=(1, 1), growth_rate=4)
     model = architecture.build(network)
     whitening.fit(model, images)
     layer = model.get_layer("whitening")

@@ -28,8 +28,9 @@ class NetworkSpec(BaseModel):
             layer counts as two. Leave it out when `layers` is given.
         blocks: number of dense blocks. Leave it out when `layers` is given.
         layers: layers of each block, e.g. `(6, 12, 24, 16)`, in place of `depth` and `blocks`.
-        growth_rate: k, the maps that each layer adds; or one k a block, e.g. `(32, 64, 128)` (growing with depth,
-            as in CondenseNet, Huang et al. 2018).
+        growth_rate: k, the maps that each layer adds.
+        growth_factor: what k is multiplied by from one block to the next: 1 in the paper, 2 in CondenseNet (Huang
+            et al. 2018).
         stem_filters: maps after the first convolution; by default the paper's: 16, or 2k with bottleneck and
             compression.
         bottleneck: 1×1 convolutions to 4k maps before each 3×3 (DenseNet-B).
@@ -56,7 +57,8 @@ class NetworkSpec(BaseModel):
     depth: int | None = None
     blocks: int | None = Field(default=None, ge=1)
     layers: tuple[int, ...] | None = None
-    growth_rate: int | tuple[int, ...] = 12
+    growth_rate: int = Field(default=12, ge=1)
+    growth_factor: int = Field(default=1, ge=1)
     stem_filters: int | None = Field(default=None, ge=1)
     bottleneck: bool = False
     compression: float = Field(default=1.0, gt=0, le=1)
@@ -83,12 +85,6 @@ class NetworkSpec(BaseModel):
                 raise ValueError(f"layers={self.layers}: every block needs at least one layer.")
         else:
             self._check_depth(40 if self.depth is None else self.depth, self.blocks or 3)
-        rates = self.growth_rates
-        if len(rates) != len(self.block_layers) or min(rates) < 1:
-            raise ValueError(
-                f"growth_rate={self.growth_rate}: give one number of at least 1, or one for each of the "
-                f"{len(self.block_layers)} blocks."
-            )
         height, width, channels = self.input_shape
         if channels < 1:
             raise ValueError(f"input_shape={self.input_shape} needs at least one channel.")
@@ -125,16 +121,14 @@ class NetworkSpec(BaseModel):
     @property
     def growth_rates(self) -> tuple[int, ...]:
         """k of each dense block."""
-        if isinstance(self.growth_rate, tuple):
-            return self.growth_rate
-        return (self.growth_rate,) * len(self.block_layers)
+        return tuple(self.growth_rate * self.growth_factor**i for i in range(len(self.block_layers)))
 
     @property
     def stem_width(self) -> int:
         """Maps after the stem: `stem_filters`, or the paper's default."""
         if self.stem_filters is not None:
             return self.stem_filters
-        return 2 * self.growth_rates[0] if self.bottleneck and self.compression < 1 else 16
+        return 2 * self.growth_rate if self.bottleneck and self.compression < 1 else 16
 
 
 def _bc(depth: int, growth_rate: int, **more: Any) -> NetworkSpec:
@@ -186,7 +180,7 @@ NETWORKS: Mapping[str, NetworkSpec] = {
     "densenet-bc-22-12": _bc(22, 12),
     "densenet-bc-40-12": _bc(40, 12),
     "densenet-fast": NetworkSpec(
-        layers=(3, 3, 3), growth_rate=(32, 64, 128), stem_filters=64, compression=0.8, stem="whitened"
+        layers=(3, 3, 3), growth_rate=32, growth_factor=2, stem_filters=64, compression=0.8, stem="whitened"
     ),
 }
 

@@ -230,6 +230,39 @@ def predict(
 
 
 @app.command()
+def show(
+    source: Annotated[str, typer.Argument(metavar="DATA", help="As `densely train` takes it.", show_default=False)],
+    recipe: Annotated[str, typer.Option(help="How to train; `densely recipes` lists them.")] = "auto",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The picture, a PNG file.", show_default="DATA-RECIPE.png")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Bring a folder's images to this size.", show_default="by data")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="Bring a folder's images to grey (1) or colour (3).", show_default="by data")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw what a recipe's augmentation makes of the images, before you train."""
+    from densely.recipes import named
+
+    named(recipe)
+    target = Path(f"{Path(source).resolve().name}-{recipe}.png") if out_file is None else out_file
+    if target.suffix.lower() != ".png":
+        raise UsageError(f"The picture is a PNG: --out must end in .png, not {target.name!r}.")
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
+    from densely.runs import write_whole
+    from densely.show import preview
+
+    picture = preview(source, recipe, seed=seed, data_dir=data_dir, size=_size(size), channels=channels)
+    write_whole(target, picture.save)
+    out.print(str(target), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def models() -> None:
     """List the networks: size, cost, and the errors the paper reports."""
     from densely import cost

@@ -15,7 +15,7 @@ from densely.errors import DenselyError
 from densely.runs import Run
 
 if TYPE_CHECKING:
-    from densely.training import Batches
+    from densely.batches import Batches
 
 
 class Conductor(keras.callbacks.Callback):

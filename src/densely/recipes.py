@@ -7,10 +7,12 @@ what `densely recipes` prints.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from densely.data.augmentation import Augmentation
 from densely.errors import from_validation, unknown
 
 
@@ -48,8 +50,16 @@ class Recipe(BaseModel):
         preprocessing: `"unit"`, pixels / 255; `"standardise"`, then less the training part's channel mean, over
             its standard deviation.
         shift: random shift in pixels to each side, image by image (pad, then crop; the paper's 4).
-        fill: what a shift brings in: `"zero"`, or the image mirrored at its border, `"reflect"`.
         flip: mirror left to right, every second image by chance.
+        fill: what a move brings in at the border: `"zero"`, black or, standardised, the mean colour (the paper's
+            code); `"reflect"`, the mirror image.
+        flip_vertically: upside down, every second image by chance.
+        turn: by 0 to 3 quarters; square images only.
+        crop: cut out a random rectangle of at least this share of the area, and enlarge it; `None` leaves it out.
+        policy: `"trivial"`, one random change of place or colour an image (TrivialAugment); `"none"`.
+        cutout: side in pixels of a square that is blanked; 0 leaves it out.
+        mixup: α of mixup, 0 leaves it out; if `cutmix` is given too, each batch undergoes one of the two by chance.
+        cutmix: α of CutMix, 0 leaves it out.
         val_fraction: share of the training data held out to watch, where the source has no validation part.
         validate_on_test: watch the test part after every epoch, as the notebook did; its score is then no honest one.
     """
@@ -79,10 +89,27 @@ class Recipe(BaseModel):
     flip_test: bool = False
     preprocessing: Literal["unit", "standardise"] = "standardise"
     shift: int = Field(default=0, ge=0)
-    fill: Literal["zero", "reflect"] = "zero"
     flip: bool = False
+    fill: Literal["zero", "reflect"] = "zero"
+    flip_vertically: bool = False
+    turn: bool = False
+    crop: float | None = Field(default=None, gt=0, le=1)
+    policy: Literal["none", "trivial"] = "none"
+    cutout: int = Field(default=0, ge=0)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     validate_on_test: bool = False
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to each training image on its own."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed with one another, so that a target is a distribution over the classes."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole training."""

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from densely import architecture, data, recipes, runs, whitening
+from densely.batches import Batches
 from densely.conductor import Conductor
-from densely.data import Dataset, Parts, Preprocessing, SplitRecord, batch_rng, epoch_order, shift_and_flip
+from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import evaluate_held_out
 from densely.losses import CrossEntropy
@@ -26,49 +27,6 @@ from densely.runs import Run, RunConfig
 TEST_FRACTION = 0.2
 #: Held out by `tune` where the recipe holds out nothing: CIFAR's 5,000 of 50,000, as in the paper.
 TUNE_FRACTION = 0.1
-
-
-class Batches(keras.utils.PyDataset):
-    """The batches of an epoch, as a pure function of (seed, epoch, step): any of them can be made again.
-
-    Args:
-        dataset: the images.
-        preprocessing: applied before the augmentation, so that a shift fills in with zero: black for unit
-            pixels, the mean colour for standardised ones (as in the paper's code).
-        recipe: batch size and augmentation.
-        seed: of order and augmentation.
-        training: shuffled and augmented; otherwise in order and as they are.
-    """
-
-    def __init__(
-        self, dataset: Dataset, preprocessing: Preprocessing, recipe: Recipe, seed: int, training: bool
-    ) -> None:
-        super().__init__()
-        self.dataset = dataset
-        self.preprocessing = preprocessing
-        self.recipe = recipe
-        self.seed = seed
-        self.training = training
-        self.set_epoch(0)
-
-    def __len__(self) -> int:
-        return -(-len(self.dataset) // self.recipe.batch_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches are made."""
-        self.epoch = epoch
-        n = len(self.dataset)
-        self.order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
-
-    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        size = self.recipe.batch_size
-        chosen = self.order[step * size : (step + 1) * size]
-        images = self.preprocessing(self.dataset.images[chosen])
-        if self.training and (self.recipe.shift or self.recipe.flip):
-            rng = batch_rng(self.seed, self.epoch, step)
-            fill: Literal["reflect", 0] = "reflect" if self.recipe.fill == "reflect" else 0
-            images = shift_and_flip(images, rng, shift=self.recipe.shift, flip=self.recipe.flip, fill=fill)
-        return images, self.dataset.labels[chosen]
 
 
 def train(
@@ -166,8 +124,12 @@ def train(
     whitening.fit(whole, preprocessing(parts.train.images[: whitening.IMAGES]))
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
     logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
-    logits.compile(optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(parts.train)])
+    logits.compile(
+        optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(chosen, parts.train)]
+    )
 
+    # A setting that does not fit these images is told before anything is written.
+    augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
     run = _start_run(runs.create_folder(out, name), run_config, parts, preprocessing, record)
     _announce(console, run, parts, whole, choice.why if saved is None else "as saved")
     batches = Batches(parts.train, preprocessing, chosen, seed, training=True)
@@ -302,9 +264,12 @@ def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:
     )
 
 
-def _accuracy(dataset: Dataset) -> keras.metrics.Metric:
+def _accuracy(recipe: Recipe, dataset: Dataset) -> keras.metrics.Metric:
     if dataset.multi_label:
         return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
+    if recipe.mixes:
+        # Of mixed images: whether the guess is the class with the greater share.
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
     return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 

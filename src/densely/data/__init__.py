@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from densely.data import cifar, digits, folder, svhn
-from densely.data.augmentation import shift_and_flip
+from densely.data.augmentation import Augmentation, augment, mix, shift_and_flip
 from densely.data.batches import Preprocessing, batch_rng, epoch_order
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
@@ -22,16 +22,19 @@ NAMES = ("digits", "cifar10", "cifar100", "cifar100-coarse", "svhn", "svhn-extra
 
 __all__ = [
     "NAMES",
+    "Augmentation",
     "Dataset",
     "Parts",
     "Preprocessing",
     "SplitRecord",
+    "augment",
     "batch_rng",
     "complete",
     "default_data_dir",
     "epoch_order",
     "limit",
     "load",
+    "mix",
     "read_image",
     "shift_and_flip",
     "stratified",

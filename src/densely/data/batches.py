@@ -105,6 +105,11 @@ class Preprocessing:
             pixels /= np.array(self.std, dtype=np.float32)
         return pixels
 
+    def undo(self, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Uint8 of the same shape (..., c) from preprocessed images, for the eye: rounded, and cut to 0..255."""
+        unit = pixels * np.array(self.std, dtype=np.float32) + np.array(self.mean, dtype=np.float32)
+        return np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

@@ -1,0 +1,213 @@
+"""A picture of what a training sees: images of a few classes, each beside what the recipe's augmentation makes of it.
+
+The variants come from the very batches that a training would be given, with the preprocessing undone for the eye.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from densely import data
+from densely.batches import Batches
+from densely.data import Dataset, Preprocessing
+from densely.recipes import Recipe, Task, choose
+from densely.training import TEST_FRACTION
+
+SIDE, GAP, MARGIN, NAMES = 128, 6, 20, 200
+"""Pixels: longest side of a shown image, between images, around the picture, at most for the class names."""
+TITLE, TEXT, SMALL = 24, 16, 13
+"""Heights of letters, in pixels."""
+INK, PAPER, FAINT = "black", "white", "#666666"
+# Pillow's own font, the only one that is everywhere, has neither × nor α.
+
+
+def preview(
+    source: str | Path | Dataset | data.Parts,
+    recipe: str = "auto",
+    *,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Image.Image:
+    """The picture for data and a recipe, both by name: what `densely show` does.
+
+    Args:
+        source: as `densely.train` takes it. Only images to train on are shown, none of the test part.
+        recipe: a name in `densely.recipes.RECIPES`.
+        seed: of the split, of which images are shown, and of the augmentation.
+        data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
+        size: (height, width) to bring a folder's images to.
+        channels: 1 or 3, to bring a folder's images to grey or RGB.
+
+    Raises:
+        UsageError: for names that do not exist, or a recipe that does not fit the images.
+        DataError: for data that cannot be used.
+    """
+    if isinstance(source, Dataset | data.Parts):
+        parts = source if isinstance(source, data.Parts) else data.Parts(source)
+        name = parts.train.source.removesuffix("/train")
+    else:
+        parts = data.load(source, data_dir=data_dir, size=size, channels=channels)
+        name = str(source)
+    chosen = choose(recipe, Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))).recipe
+    parts, _ = data.complete(parts, val_fraction=chosen.val_fraction, test_fraction=TEST_FRACTION, seed=seed)
+    return draw(parts.train, chosen, seed=seed, title=f"{Path(name).name}, recipe {recipe}")
+
+
+def draw(
+    train: Dataset, recipe: Recipe, *, seed: int = 0, title: str | None = None, rows: int = 6, variants: int = 8
+) -> Image.Image:
+    """The picture for images and a recipe: a row a class, the image as it is, then variants of it.
+
+    Args:
+        train: what a training would train on; the preprocessing is fitted to all of it.
+        recipe: how it would train.
+        seed: of which images are shown, and of the augmentation.
+        title: what stands above all; by default where the images come from, and the recipe's name.
+        rows: at most this many classes, spread evenly over those that have images.
+        variants: how many of each image.
+
+    Raises:
+        UsageError: the recipe does not fit the images.
+    """
+    preprocessing = Preprocessing.fit(train.images, recipe.preprocessing)
+    classes, shown = _chosen(train, rows, seed)
+    found = [_variant(shown, preprocessing, recipe, seed, epoch) for epoch in range(variants)]
+    columns = [shown.images, *(images for images, _ in found)]
+    none: list[list[str]] = [[]] * len(shown)
+    captions = [none] + [
+        [_shares(row, train.class_names) for row in targets] if recipe.mixes else none for _, targets in found
+    ]
+
+    cell_h, cell_w = _cell(*train.input_shape[:2])
+    step_h = cell_h + GAP + (2 * SMALL + GAP) * recipe.mixes
+    # Columns of narrow images must still carry the words above the first one and below each.
+    step_w = max(cell_w + GAP, SMALL * 5)
+    names = [_cut(train.class_names[label], TEXT, NAMES) for label in classes]
+    first = MARGIN + round(max(_font(TEXT).getlength(name) for name in names)) + 2 * GAP
+    total = max(first + len(columns) * step_w + 2 * GAP + MARGIN, 640)
+    title = title or f"{train.source}, recipe {recipe.name}"
+    words = _wrapped(f"What training sees: {describe(recipe)}. {_seen(train.input_shape)}", TEXT, total - 2 * MARGIN)
+    top = MARGIN + TITLE + 4 * GAP + len(words) * (TEXT + GAP)
+    picture = Image.new("RGB", (total, top + SMALL + 2 * GAP + len(shown) * step_h + MARGIN), PAPER)
+    pen = ImageDraw.Draw(picture)
+
+    pen.text((MARGIN, MARGIN), _cut(title, TITLE, total - 2 * MARGIN), INK, _font(TITLE))
+    for i, line in enumerate(words):
+        pen.text((MARGIN, MARGIN + TITLE + 2 * GAP + i * (TEXT + GAP)), line, FAINT, _font(TEXT))
+    lefts = [first + i * step_w + (2 * GAP if i else 0) for i in range(len(columns))]
+    pen.text((lefts[0], top), "as it is", FAINT, _font(SMALL))
+    pen.text((lefts[1], top), f"as training sees it, {variants} times (seed {seed})", FAINT, _font(SMALL))
+    for row, name in enumerate(names):
+        y = top + SMALL + 2 * GAP + row * step_h
+        pen.text((first - 2 * GAP, y + cell_h / 2), name, INK, _font(TEXT), anchor="rm")
+        for x, images, texts in zip(lefts, columns, captions, strict=True):
+            picture.paste(_enlarged(images[row], cell_h, cell_w), (x, y))
+            for i, text in enumerate(texts[row]):
+                pen.text((x, y + cell_h + 2 + i * SMALL), _cut(text, SMALL, step_w - GAP), FAINT, _font(SMALL))
+    return picture
+
+
+def describe(recipe: Recipe) -> str:
+    """What a recipe's augmentation does, in words, in the order in which it happens."""
+    zero = "the mean colour" if recipe.preprocessing == "standardise" else "black"
+    border = "their mirror image" if recipe.fill == "reflect" else zero
+    steps = [
+        recipe.crop is not None and f"a random part of at least {100 * (recipe.crop or 0):.0f} % of the area, enlarged",
+        recipe.turn and "turned by 0 to 3 quarters",
+        recipe.flip_vertically and "upside down by chance",
+        recipe.shift > 0 and f"shifted by up to {recipe.shift} {_pixels(recipe.shift)} (border: {border})",
+        recipe.flip and "mirrored left to right by chance",
+        recipe.policy == "trivial" and "one random change of place, light or colour (TrivialAugment)",
+        recipe.cutout > 0 and f"a square of {recipe.cutout} {_pixels(recipe.cutout)} blanked (Cutout)",
+        recipe.mixup > 0 and f"blended with another image (mixup, alpha {recipe.mixup:g})",
+        recipe.mixup > 0 and recipe.cutmix > 0 and "or else",
+        recipe.cutmix > 0 and f"a part of another image put in (CutMix, alpha {recipe.cutmix:g})",
+    ]
+    return "; ".join(step for step in steps if step).replace("; or else; ", ", or else ") or "every image as it is"
+
+
+def _pixels(count: int) -> str:
+    return "pixel" if count == 1 else "pixels"
+
+
+def _seen(input_shape: tuple[int, int, int]) -> str:
+    """What the eye is shown of the channels."""
+    height, width, channels = input_shape
+    shown = {1: "grey", 2: "2 channels, their mean shown", 3: "RGB"}.get(
+        channels, f"{channels} channels, the first three shown as red, green and blue"
+    )
+    return f"Images of {height}x{width}, {shown}."
+
+
+def _chosen(train: Dataset, rows: int, seed: int) -> tuple[list[int], Dataset]:
+    """Classes, and one image of each by chance."""
+    present = np.flatnonzero(train.class_counts())
+    spread = np.linspace(0, len(present) - 1, min(rows, len(present))).astype(int)
+    rng = np.random.default_rng(seed)
+    classes = present[spread].tolist()
+    labels = train.labels if train.multi_label else train.labels[:, None] == np.arange(train.classes)
+    return classes, train.take([rng.choice(np.flatnonzero(labels[:, label])) for label in classes])
+
+
+def _variant(
+    shown: Dataset, preprocessing: Preprocessing, recipe: Recipe, seed: int, epoch: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The one batch that a training on the shown images alone would see in an epoch, in their own order."""
+    batches = Batches(shown, preprocessing, recipe.model_copy(update={"batch_size": len(shown)}), seed, training=True)
+    batches.set_epoch(epoch)
+    pixels, targets = batches[0]
+    back = np.argsort(batches.order)
+    return preprocessing.undo(pixels[back]), targets[back]
+
+
+def _shares(target: NDArray[np.float32], names: tuple[str, ...]) -> list[str]:
+    """The two largest shares of a mixed label."""
+    largest = [i for i in np.argsort(-target, kind="stable")[:2] if target[i] >= 0.005]
+    return [f"{100 * target[i]:.0f} % {names[i]}" for i in largest]
+
+
+def _cell(height: int, width: int) -> tuple[int, int]:
+    """Size in which an image is shown: a whole multiple of a small one, a large one made smaller."""
+    longest = max(height, width)
+    if longest <= SIDE:
+        return height * (SIDE // longest), width * (SIDE // longest)
+    return max(1, height * SIDE // longest), max(1, width * SIDE // longest)
+
+
+def _enlarged(image: NDArray[np.uint8], height: int, width: int) -> Image.Image:
+    channels = image.shape[2]
+    if channels == 2:
+        image = np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8)
+    seen = Image.fromarray(image[..., :3] if channels > 2 else image[..., 0])
+    method = Image.Resampling.NEAREST if height >= image.shape[0] else Image.Resampling.LANCZOS
+    return seen.resize((width, height), method)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
+
+
+def _cut(text: str, size: int, width: int) -> str:
+    """The text, shortened with … where it is wider than `width` pixels."""
+    font = _font(size)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrapped(text: str, size: int, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, as far as single words allow."""
+    font, lines = _font(size), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

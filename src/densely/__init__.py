@@ -85,6 +85,7 @@ _MODULES = (
     "prediction",
     "recipes",
     "runs",
+    "show",
 )
 
 

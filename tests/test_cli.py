@@ -78,6 +78,17 @@ def test_predict_names_classes(place: Path) -> None:
     assert "%" in table
 
 
+def test_show_draws_a_picture(tmp_path: Path) -> None:
+    done = densely("show", "digits", "--recipe", "paper-augmented", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "digits-paper-augmented.png"
+    assert densely("show", "digits", "--out", "mine.png", "--seed", 1, cwd=tmp_path).stdout.strip() == "mine.png"
+    assert {path.name for path in tmp_path.iterdir()} == {"digits-paper-augmented.png", "mine.png"}
+    with Image.open(tmp_path / "mine.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 500
+
+
 def test_models_lists_every_network_with_the_paper_s_errors(tmp_path: Path) -> None:
     shown = densely("models", cwd=tmp_path).stdout
     for name in NETWORKS:
@@ -129,6 +140,10 @@ def test_help_and_version_come_at_once(tmp_path: Path) -> None:
         (["summary", "densenet-40-12", "--input-shape", "2x2x3"], 2, "too small"),
         (["summary", "densenet-40-12", "--input-shape", "2"], 2, "--input-shape must look like"),
         (["predict", "empty", "x.png"], 2, "no run folder"),
+        (["show", "digits", "--out", "nowhere/x.png"], 2, "no folder nowhere"),
+        (["show", "digits", "--out", "x.jpg"], 2, "must end in .png"),
+        (["show", "digits", "--recipe", "papre"], 2, "did you mean paper"),
+        (["show", "digitz"], 2, "did you mean digits"),
         (["trian", "digits"], 2, "trian"),
     ],
 )

@@ -1,7 +1,10 @@
 """Learning-rate schedules against hand-written tables, and what a recipe refuses."""
 
+from dataclasses import asdict
+
 import pytest
 
+from densely.data import Augmentation
 from densely.errors import UsageError
 from densely.recipes import RECIPES, Recipe, Task, change, choose
 
@@ -43,12 +46,35 @@ def test_constant_stays() -> None:
         ({"schedule": "cosin"}, "schedule='cosin'"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"val_fraction": 1.0}, "val_fraction=1.0"),
+        ({"crop": 0.0}, "crop=0.0"),
+        ({"fill": "mirror"}, "fill='mirror'"),
+        ({"policy": "trival"}, "policy='trival'"),
+        ({"cutout": -1}, "cutout=-1"),
+        ({"mixup": -0.1}, "mixup=-0.1"),
         ({"epoch": 3}, "did you mean epochs"),
     ],
 )
 def test_what_does_not_fit_is_told(changes: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         change(Recipe(), **changes)
+
+
+def test_a_recipe_hands_its_augmentation_on_whole() -> None:
+    settings = {
+        "crop": 0.35,
+        "turn": True,
+        "flip_vertically": True,
+        "shift": 3,
+        "flip": True,
+        "fill": "reflect",
+        "policy": "trivial",
+        "cutout": 8,
+    }
+    assert asdict(Recipe(**settings).augmentation) == settings
+    assert Recipe().augmentation == Augmentation()
+    assert not Recipe(**settings).mixes
+    assert Recipe(mixup=0.2).mixes
+    assert Recipe(cutmix=1.0).mixes
 
 
 def task(data: str, images: int = 50_000) -> Task:

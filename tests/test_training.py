@@ -143,6 +143,40 @@ def test_batches_are_a_function_of_seed_epoch_and_step() -> None:
     assert not np.array_equal(images, two[7][0])
 
 
+def test_the_paper_s_batches_are_preprocessed_then_shifted_and_flipped() -> None:
+    digits = data.load("digits").train
+    prepare = data.Preprocessing.fit(digits.images, "standardise")
+    batches = Batches(digits, prepare, Recipe(batch_size=32, shift=2, flip=True), seed=5, training=True)
+    batches.set_epoch(3)
+    chosen = data.epoch_order(len(digits), 5, 3)[7 * 32 : 8 * 32]
+    expected = data.shift_and_flip(prepare(digits.images[chosen]), data.batch_rng(5, 3, 7), shift=2, flip=True)
+    np.testing.assert_array_equal(batches[7][0], expected)
+    np.testing.assert_array_equal(batches[7][1], digits.labels[chosen])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_batches_of_mixed_images_have_distributions_for_targets(several: bool) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    labels = rng.integers(0, 2, (40, 3), dtype=np.uint8) if several else rng.integers(0, 3, 40)
+    dataset = data.Dataset(images, labels, ("a", "b", "c"), "noise")
+    unit = data.Preprocessing.fit(images, "unit")
+    recipe = Recipe(batch_size=16, policy="trivial", mixup=0.4, cutmix=1.0)
+    whole = labels.astype(np.float32) if several else np.eye(3, dtype=np.float32)[labels]
+
+    batches, again = (Batches(dataset, unit, recipe, seed=2, training=True) for _ in range(2))
+    targets = np.concatenate([batches[i][1] for i in range(3)])
+    assert targets.dtype == np.float32
+    assert ((targets > 0) & (targets < 1)).any()
+    np.testing.assert_allclose(targets.sum(axis=0), whole.sum(axis=0), rtol=1e-5)  # partners are a permutation
+    for one, other in zip(batches[2], again[2], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    held_out = Batches(dataset, unit, recipe, seed=2, training=False)
+    np.testing.assert_array_equal(held_out[1][1], whole[16:32])
+    np.testing.assert_array_equal(held_out[1][0], unit(images[16:32]))
+
+
 def test_an_epoch_visits_every_image_once() -> None:
     digits = data.load("digits").train
     marked = data.Dataset(digits.images, np.arange(len(digits)), tuple(map(str, range(len(digits)))), "marked")
@@ -208,6 +242,7 @@ def test_without_validation_only_final_weights_are_kept(tmp_path: Path) -> None:
         ({"source": "digits", "seed": -1}, UsageError, "seed"),
         ({"source": "digits", "size": (16, 16)}, UsageError, "size"),
         ({"source": "digits", "schedule": "linear"}, UsageError, "schedule"),
+        ({"source": "digits", "shift": 8, "fill": "reflect"}, UsageError, "cannot reflect"),
     ],
 )
 def test_wrong_use_leaves_nothing_behind(options: dict, error: type, words: str, tmp_path, monkeypatch) -> None:

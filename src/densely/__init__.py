@@ -86,6 +86,7 @@ _MODULES = (
     "prediction",
     "recipes",
     "runs",
+    "show",
 )
 
 

@@ -51,7 +51,7 @@ def preview(
         name = parts.train.source.removesuffix("/train")
     else:
         parts = data.load(source, data_dir=data_dir, size=size, channels=channels)
-        name = str(source)
+        name = str(source) if source in data.NAMES else str(Path(source).expanduser().resolve())
     chosen = choose(recipe, Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))).recipe
     parts, _ = data.complete(parts, val_fraction=chosen.val_fraction, test_fraction=TEST_FRACTION, seed=seed)
     return draw(parts.train, chosen, seed=seed, title=f"{Path(name).name}, recipe {recipe}")

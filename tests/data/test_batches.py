@@ -65,6 +65,14 @@ def test_standardise_against_plain_float64():
     np.testing.assert_allclose(prepare(images[0]), expected[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["unit", "standardise"])
+def test_undone_is_what_it_was(kind):
+    prepare = Preprocessing.fit(images, kind)
+    np.testing.assert_array_equal(prepare.undo(prepare(images)), images)
+    extreme = np.array([-100, 0, 100], dtype=np.float32)
+    assert prepare.undo(extreme).tolist()[::2] == [0, 255]
+
+
 def test_fit_does_not_depend_on_the_chunks(monkeypatch):
     whole = Preprocessing.fit(images, "standardise")
     monkeypatch.setattr(dataset_module, "CHUNK_BYTES", 200)

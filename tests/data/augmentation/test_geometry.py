@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densely.data import shift_and_flip
+from densely.data.augmentation import flip_vertically, shift_and_flip, turn, zoom_and_crop
 from densely.errors import UsageError
 
 
@@ -74,3 +74,65 @@ def test_refuses():
     ):
         with pytest.raises(UsageError):
             shift_and_flip(images, rng, **arguments)
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_turns_are_numpy_s_and_equally_frequent():
+    images = noise(2000, 3, 3, 2)
+    turned = turn(images, np.random.default_rng(1))
+    equal = np.array([(np.rot90(images, k, axes=(1, 2)) == turned).all((1, 2, 3)) for k in range(4)])
+    assert (equal.sum(axis=0) == 1).all()
+    np.testing.assert_allclose(equal.mean(axis=1), 0.25, atol=0.05)
+
+
+def test_half_are_upside_down():
+    images = noise(2000, 3, 4, 1)
+    upset = flip_vertically(images, np.random.default_rng(1))
+    equal = np.array([(images == upset).all((1, 2, 3)), (images[:, ::-1] == upset).all((1, 2, 3))])
+    assert (equal.sum(axis=0) == 1).all()
+    np.testing.assert_allclose(equal.mean(axis=1), 0.5, atol=0.05)
+
+
+def slopes(h, w, n):
+    """Images whose first channel tells the row and whose second the column, in units of 1/255 of the side."""
+    y, x = np.mgrid[:h, :w]
+    image = np.stack([y * 255 / (h - 1), x * 255 / (w - 1)], axis=-1)
+    return np.rint(np.tile(image, (n, 1, 1, 1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("least", "ratio"), [(0.35, (3 / 4, 4 / 3)), (0.8, (3 / 4, 4 / 3)), (0.2, (1.0, 1.0))])
+def test_crops_have_the_areas_and_ratios_asked_for_and_lie_inside(least, ratio):
+    h, w = 40, 60
+    cut = zoom_and_crop(slopes(h, w, 3000), np.random.default_rng(0), least, ratio).astype(float)
+    # How fast the slopes still rise, away from the border, is how much of each side is seen.
+    tall = (cut[:, 30, 30, 0] - cut[:, 10, 30, 0]) * (h - 1) / (255 * 20)
+    wide = (cut[:, 20, 45, 1] - cut[:, 20, 15, 1]) * (w - 1) / (255 * 30)
+    area, stretch = tall * wide, wide / tall
+    tolerance = 0.06
+    assert area.max() < 1 + tolerance
+    assert np.quantile(area, 0.01) > least * (1 - 0.25) - tolerance  # a side cut to the image's makes it smaller
+    assert abs(np.median(area) - (1 + least) / 2) < tolerance
+    assert ratio[0] - tolerance < np.quantile(stretch, 0.01)
+    assert np.quantile(stretch, 0.99) < ratio[1] + tolerance
+    # A rectangle inside the image shows each slope rising all the way, and all of them together reach every border.
+    assert (np.diff(cut[:, :, 30, 0], axis=1) >= -1).all()
+    assert (np.diff(cut[:, 20, :, 1], axis=1) >= -1).all()
+    assert cut.min() <= 3
+    assert cut.max() >= 252
+
+
+def test_a_crop_of_everything_is_the_image():
+    images = noise(5, 7, 6, 3)
+    np.testing.assert_array_equal(zoom_and_crop(images, np.random.default_rng(0), 1.0, (1.0, 1.0)), images)
+
+
+def test_geometry_refuses():
+    images, rng = noise(2, 4, 5, 3), np.random.default_rng(0)
+    with pytest.raises(UsageError, match="4x5 cannot be turned"):
+        turn(images, rng)
+    for arguments in ((0.0,), (1.5,), (0.5, (2.0, 1.0)), (0.5, (0.0, 1.0))):
+        with pytest.raises(UsageError, match="crop"):
+            zoom_and_crop(images, rng, *arguments)

@@ -9,7 +9,7 @@ from densely.data import Dataset, Preprocessing
 from densely.errors import UsageError
 from densely.recipes import Recipe
 from densely.show import describe, draw, preview
-from densely.training import Batches
+from densely.batches import Batches
 
 
 def colours(side=64, channels=3, classes=3, several=False):

@@ -17,7 +17,8 @@ from densely.batches import Batches
 from densely.errors import DataError, DenselyError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run
-from densely.training import parts_of, train
+from densely.preparation import parts_of
+from densely.training import train
 
 QUIET = Console(quiet=True)
 TINY = {"model": "densenet-bc-16-8", "epochs": 2, "console": QUIET}

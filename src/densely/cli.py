@@ -180,7 +180,7 @@ def evaluate(
     run = Run.open(run_folder)
     chosen = _weights(weights)
     from densely import evaluation, scorecard
-    from densely.training import parts_of
+    from densely.preparation import parts_of
 
     parts = parts_of(run, data_dir)
     dataset = getattr(parts, part)

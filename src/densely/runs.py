@@ -52,6 +52,8 @@ class RunConfig(BaseModel):
         size: (height, width) that a folder's images were brought to; `None` for built-in sets.
         channels: that a folder's images were brought to; `None` for built-in sets.
         limit: at most this many images of the training data and of the test part; `None` for all.
+        fold: (i, K): the i-th of K folds of the training data was the test part; `splits.json` then counts the images
+            of the other folds.
         seed: of initial weights, order, augmentation, dropout and the split.
         tune: whether the validation part was scored in place of the test part.
         model: name of the network that was asked for.
@@ -65,6 +67,7 @@ class RunConfig(BaseModel):
     size: tuple[int, int] | None = None
     channels: int | None = None
     limit: int | None = Field(default=None, ge=1)
+    fold: tuple[int, int] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     tune: bool = False
     model: str

@@ -5,28 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
-from densely import architecture, data, recipes, runs, whitening
+from densely import architecture, runs
 from densely.batches import Batches
 from densely.conductor import Conductor
-from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
-from densely.errors import DenselyError, UsageError
+from densely.data import Dataset, Parts
 from densely.evaluation import evaluate_held_out
-from densely.losses import CrossEntropy
-from densely.optimizers import CoupledSGD, Muon
-from densely.precision import computing_in, resolved
+from densely.preparation import Prepared, prepare
 from densely.progress import ProgressBar
-from densely.recipes import Recipe
 from densely.runs import Run, RunConfig
-
-#: Where a source has no test part of its own, this share of it becomes one, the same for every seed.
-TEST_FRACTION = 0.2
-#: Held out by `tune` where the recipe holds out nothing: CIFAR's 5,000 of 50,000, as in the paper.
-TUNE_FRACTION = 0.1
 
 
 def train(
@@ -36,6 +25,7 @@ def train(
     out: str | Path | None = None,
     seed: int | None = None,
     limit: int | None = None,
+    fold: tuple[int, int] | None = None,
     data_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
@@ -56,6 +46,7 @@ def train(
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
             Python's global seeds.
         limit: use at most this many images of the training data (validation included) and of the test part.
+        fold: (i, K): of the training data divided in K, the i-th (from 1) is the test part; see `densely.repeats`.
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
         size: (height, width) to bring a folder's images to.
         channels: 1 or 3, to bring a folder's images to grey or RGB.
@@ -74,74 +65,35 @@ def train(
         DataError: for data that cannot be used.
     """
     console = console or Console()
-    saved = runs.read_config(config) if isinstance(config, str | Path) else config
-    if saved is not None:
-        if recipe != "auto":
-            raise UsageError(f"A saved config holds its own recipe: leave {recipe!r} out, or the config.")
-        source = saved.data if source is None else source
-        model = model or saved.network
-        seed = saved.seed if seed is None else seed
-        limit = limit or saved.limit
-        size, channels = size or saved.size, channels or saved.channels
-        tune = tune or saved.tune
-    seed = seed or 0
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
-    if source is None:
-        raise UsageError("Name the data to train on, or a saved config.")
-    parts, name = _load(source, data_dir, size, channels, console)
-    if limit is not None:
-        if limit < 1:
-            raise UsageError(f"The limit must be at least 1 image, not {limit}.")
-        parts = data.limit(parts, limit, seed)
-    task = recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
-    choice = recipes.choose(recipe, task)
-    chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
-    chosen = recipes.change(chosen, precision=resolved(chosen.precision))
-    if tune and chosen.val_fraction == 0:
-        chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
-    parts, record = _complete(parts, chosen.val_fraction, seed)
-    changes = {**({} if saved is not None else choice.network), **(network or {})}
-    network_wanted = model or choice.model
-    height, width, depth = parts.train.input_shape
-    from_files = not isinstance(source, Dataset | Parts) and name not in data.NAMES
-    run_config = RunConfig(
-        data=name,
-        size=(height, width) if from_files else None,
-        channels=depth if from_files else None,
-        limit=limit,
+    prepared = prepare(
+        source,
+        model=model,
         seed=seed,
+        limit=limit,
+        fold=fold,
+        data_dir=data_dir,
+        size=size,
+        channels=channels,
+        network=network,
+        recipe=recipe,
         tune=tune,
-        model=_label(network_wanted, saved),
-        network=_network(network_wanted, parts.train, chosen, changes),
-        recipe=chosen,
+        config=config,
+        console=console,
+        **settings,
     )
-
-    keras.utils.set_random_seed(seed)
-    preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
-    with computing_in(chosen.precision):
-        whole = architecture.build(run_config.network)
-    whitening.fit(whole, preprocessing(parts.train.images[: whitening.IMAGES]))
-    # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
-    logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
-    logits.compile(
-        optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(chosen, parts.train)]
-    )
-
-    # A setting that does not fit these images is told before anything is written.
-    augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
-    run = _start_run(runs.create_folder(out, name), run_config, parts, preprocessing, record)
-    _announce(console, run, parts, whole, choice.why if saved is None else "as saved")
-    batches = Batches(parts.train, preprocessing, chosen, seed, training=True)
+    parts, chosen = prepared.parts, prepared.config.recipe
+    run = _start_run(runs.create_folder(out, prepared.config.data), prepared)
+    _announce(console, run, prepared)
+    made = (prepared.preprocessing, chosen, prepared.config.seed)
+    batches = Batches(parts.train, *made, training=True)
     watched = parts.test if chosen.validate_on_test else parts.val
-    held_out = Batches(watched, preprocessing, chosen, seed, training=False) if watched else None
     bar = ProgressBar(console)
-    conductor = Conductor(run, whole, batches)
+    conductor = Conductor(run, prepared.network, batches)
     try:
-        logits.fit(
+        prepared.model.fit(
             batches,
             epochs=chosen.epochs,
-            validation_data=held_out,
+            validation_data=Batches(watched, *made, training=False) if watched else None,
             callbacks=[conductor, bar],
             shuffle=False,
             verbose=0,
@@ -155,131 +107,27 @@ def train(
     conductor.finish()
 
     # What is scored is what the folder holds: read back, in float32 whatever the training computed in.
-    final = run.model("final")
     metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": chosen.validate_on_test}
     metrics |= evaluate_held_out(
-        final, preprocessing, val=parts.val, test=None if tune else parts.test, flip=chosen.flip_test
+        run.model("final"),
+        prepared.preprocessing,
+        val=parts.val,
+        test=None if prepared.config.tune else parts.test,
+        flip=chosen.flip_test,
     )
     runs.write_json(run.folder / "metrics.json", metrics)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run
 
 
-def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
-    """The parts that a run was trained and scored on, read again from its source.
-
-    Raises:
-        UsageError: if the run's data came from Python, not from a source that can be read again.
-        DataError: if the source has changed since.
-    """
-    config = run.config
-    if config.data not in data.NAMES and config.size is None:
-        raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
-    parts = data.load(config.data, data_dir=data_dir, size=config.size, channels=config.channels)
-    if config.limit:
-        parts = data.limit(parts, config.limit, config.seed)
-    parts, _ = _complete(parts, config.recipe.val_fraction, config.seed)
-    recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
-    for part in ("train", "val", "test"):
-        dataset = getattr(parts, part)
-        if dataset is not None and recorded.get(part) != dataset.fingerprint():
-            raise DenselyError(
-                f"The {part} part of {config.data} is not the one that {run.folder} was trained with: "
-                "the data have changed since."
-            )
-    return parts
-
-
-def _load(
-    source: str | Path | Dataset | Parts,
-    data_dir: str | Path | None,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    console: Console,
-) -> tuple[Parts, str]:
-    """Data, and the name it goes by in the config."""
-    if isinstance(source, Dataset | Parts):
-        if size is not None or channels is not None:
-            raise UsageError("size and channels are for folders of images: a Dataset has its own already.")
-        parts = source if isinstance(source, Parts) else Parts(source, None, None)
-        return parts, parts.train.source.removesuffix("/train")
-    name = str(source)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("Reading images", visible=False)
-        parts = data.load(
-            name,
-            data_dir=data_dir,
-            size=size,
-            channels=channels,
-            notify=lambda line: console.print(line, style="dim", markup=False),
-            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
-        )
-    return parts, name if name in data.NAMES else str(Path(name).expanduser().resolve())
-
-
-def _complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
-    return data.complete(parts, val_fraction=val_fraction, test_fraction=TEST_FRACTION, seed=seed)
-
-
-def _network(
-    model: str | architecture.NetworkSpec, train: Dataset, recipe: Recipe, changes: dict[str, Any]
-) -> architecture.NetworkSpec:
-    """The network, fitted to the data; the notebook's kind of decay is part of it, the paper's of the optimizer."""
-    fitted = {
-        "weight_decay": recipe.weight_decay if recipe.decay_on == "kernels" else 0.0,
-        **changes,
-        "input_shape": train.input_shape,
-        "classes": train.classes,
-        "activation": "sigmoid" if train.multi_label else "softmax",
-    }
-    return architecture.spec(model, **fitted)
-
-
-def _label(model: str | architecture.NetworkSpec, saved: RunConfig | None) -> str:
-    """What the network is called: a spec has no name, but a saved one keeps the name it was saved under."""
-    if isinstance(model, str):
-        return model
-    return saved.model if saved is not None and model is saved.network else "custom"
-
-
-def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
-    shared: dict[str, Any] = {
-        "learning_rate": recipe.learning_rate,
-        "global_clipnorm": recipe.clip_norm,
-        "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
-    }
-    # Decay on kernels is a regulariser of the network, not the optimizer's.
-    decay = recipe.weight_decay if recipe.decay_on == "all" else 0.0
-    if recipe.optimizer == "adamw":
-        return keras.optimizers.AdamW(weight_decay=decay, **shared)
-    kind = Muon if recipe.optimizer == "muon" else CoupledSGD
-    return kind(momentum=recipe.momentum, nesterov=recipe.nesterov, coupled_decay=decay, **shared)
-
-
-def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:
-    return CrossEntropy(
-        multi_label=train.multi_label,
-        label_smoothing=recipe.label_smoothing,
-        class_weights=data.class_weights(train).tolist() if recipe.class_weights else None,
-    )
-
-
-def _accuracy(recipe: Recipe, dataset: Dataset) -> keras.metrics.Metric:
-    if dataset.multi_label:
-        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
-    if recipe.mixes:
-        # Of mixed images: whether the guess is the class with the greater share.
-        return keras.metrics.CategoricalAccuracy(name="accuracy")
-    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-
-
-def _start_run(folder: Path, config: RunConfig, parts: Parts, preprocessing: Preprocessing, record: SplitRecord) -> Run:
+def _start_run(folder: Path, prepared: Prepared) -> Run:
     """Write all that is known before the first step."""
+    parts, config = prepared.parts, prepared.config
     inputs = runs.Inputs(
         class_names=parts.train.class_names,
         multi_label=parts.train.multi_label,
         input_shape=parts.train.input_shape,
-        preprocessing=preprocessing.as_dict(),
+        preprocessing=prepared.preprocessing.as_dict(),
     )
     named: list[tuple[Literal["train", "val", "test"], Dataset | None]] = [
         ("train", parts.train),
@@ -288,7 +136,7 @@ def _start_run(folder: Path, config: RunConfig, parts: Parts, preprocessing: Pre
     ]
     splits = {
         "fingerprints": {part: dataset.fingerprint() for part, dataset in named if dataset is not None},
-        **record.as_dict(),
+        **prepared.record.as_dict(),
     }
     runs.write_config(folder / "config.toml", config)
     runs.write_json(folder / "environment.json", runs.environment(config.seed))
@@ -297,19 +145,19 @@ def _start_run(folder: Path, config: RunConfig, parts: Parts, preprocessing: Pre
     return Run(folder, config, inputs)
 
 
-def _announce(console: Console, run: Run, parts: Parts, model: keras.Model, why: str) -> None:
-    recipe = run.config.recipe
+def _announce(console: Console, run: Run, prepared: Prepared) -> None:
+    parts, recipe = prepared.parts, run.config.recipe
     counts = [f"{len(parts.train):,} to train"]
     if parts.val is not None:
         counts.append(f"{len(parts.val):,} to validate")
     if parts.test is not None:
         counts.append(f"{len(parts.test):,} to test")
     height, width, channels = parts.train.input_shape
-    parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    parameters = sum(int(np.prod(w.shape)) for w in prepared.network.trainable_weights)
     console.print(
         f"{run.config.data}: {', '.join(counts)}; {parts.train.classes} classes, {height}×{width}×{channels}\n"
         f"{run.config.model}: {parameters:,} parameters; {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"seed {run.config.seed}\nrecipe {recipe.name}: {why}\nrun folder: {run.folder}",
+        f"seed {run.config.seed}\nrecipe {recipe.name}: {prepared.why}\nrun folder: {run.folder}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -1,0 +1,262 @@
+"""All that stands before the first step of a training: data divided, recipe chosen, network built and compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from densely import architecture, data, recipes, runs, whitening
+from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
+from densely.errors import DenselyError, UsageError
+from densely.losses import CrossEntropy
+from densely.optimizers import CoupledSGD, Muon
+from densely.precision import computing_in, resolved
+from densely.recipes import Recipe
+from densely.runs import Run, RunConfig
+
+#: Where a source has no test part of its own, this share of it becomes one, the same for every seed.
+TEST_FRACTION = 0.2
+#: Held out by `tune` where the recipe holds out nothing: CIFAR's 5,000 of 50,000, as in the paper.
+TUNE_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that could begin.
+
+    Attributes:
+        config: what will be run, with nothing left to defaults.
+        why: what the recipe says of its choice.
+        parts: the images.
+        record: how they were divided.
+        preprocessing: fitted to the training part.
+        network: from preprocessed images to probabilities.
+        model: the same network from images to logits, compiled; this one is fitted.
+    """
+
+    config: RunConfig
+    why: str
+    parts: Parts
+    record: SplitRecord
+    preprocessing: Preprocessing
+    network: keras.Model
+    model: keras.Model
+
+
+def prepare(
+    source: str | Path | Dataset | Parts | None = None,
+    *,
+    model: str | architecture.NetworkSpec | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    fold: tuple[int, int] | None = None,
+    data_dir: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    network: dict[str, Any] | None = None,
+    recipe: str = "auto",
+    tune: bool = False,
+    config: str | Path | RunConfig | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> Prepared:
+    """Everything that `densely.train` does before its first step; the arguments are explained there.
+
+    Raises:
+        UsageError: for names or values that do not exist or do not fit.
+        DataError: for data that cannot be used.
+    """
+    console = console or Console()
+    saved = runs.read_config(config) if isinstance(config, str | Path) else config
+    if saved is not None:
+        if recipe != "auto":
+            raise UsageError(f"A saved config holds its own recipe: leave {recipe!r} out, or the config.")
+        source = saved.data if source is None else source
+        model = model or saved.network
+        seed = saved.seed if seed is None else seed
+        limit, fold = limit or saved.limit, fold or saved.fold
+        size, channels = size or saved.size, channels or saved.channels
+        tune = tune or saved.tune
+    seed = seed or 0
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
+    if source is None:
+        raise UsageError("Name the data to train on, or a saved config.")
+    parts, name = _load(source, data_dir, size, channels, console)
+    parts = _selected(parts, name, limit, fold, tune, seed)
+    task = recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
+    choice = recipes.choose(recipe, task)
+    chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
+    chosen = recipes.change(chosen, precision=resolved(chosen.precision))
+    if tune and chosen.val_fraction == 0 and parts.val is None:
+        chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
+    parts, record = _complete(parts, chosen.val_fraction, seed)
+    if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
+        raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")
+    changes = {**({} if saved is not None else choice.network), **(network or {})}
+    network_wanted = model or choice.model
+    height, width, depth = parts.train.input_shape
+    from_files = not isinstance(source, Dataset | Parts) and name not in data.NAMES
+    run_config = RunConfig(
+        data=name,
+        size=(height, width) if from_files else None,
+        channels=depth if from_files else None,
+        limit=limit,
+        fold=fold,
+        seed=seed,
+        tune=tune,
+        model=_label(network_wanted, saved),
+        network=_network(network_wanted, parts.train, chosen, changes),
+        recipe=chosen,
+    )
+
+    keras.utils.set_random_seed(seed)
+    preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
+    # A setting that does not fit these images is told before anything is built or written.
+    augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
+    with computing_in(chosen.precision):
+        whole = architecture.build(run_config.network)
+    whitening.fit(whole, preprocessing(parts.train.images[: whitening.IMAGES]))
+    # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
+    logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
+    logits.compile(
+        optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(chosen, parts.train)]
+    )
+    why = choice.why if saved is None else "as saved"
+    return Prepared(run_config, why, parts, record, preprocessing, whole, logits)
+
+
+def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
+    """The parts that a run was trained and scored on, read again from its source.
+
+    Raises:
+        UsageError: if the run's data came from Python, not from a source that can be read again.
+        DataError: if the source has changed since.
+    """
+    config = run.config
+    if config.data not in data.NAMES and config.size is None:
+        raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
+    parts = data.load(config.data, data_dir=data_dir, size=config.size, channels=config.channels)
+    parts = _selected(parts, config.data, config.limit, config.fold, config.tune, config.seed)
+    parts, _ = _complete(parts, config.recipe.val_fraction, config.seed)
+    recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
+    for part in ("train", "val", "test"):
+        dataset = getattr(parts, part)
+        if dataset is not None and recorded.get(part) != dataset.fingerprint():
+            raise DenselyError(
+                f"The {part} part of {config.data} is not the one that {run.folder} was trained with: "
+                "the data have changed since."
+            )
+    return parts
+
+
+def _load(
+    source: str | Path | Dataset | Parts,
+    data_dir: str | Path | None,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    console: Console,
+) -> tuple[Parts, str]:
+    """Data, and the name it goes by in the config."""
+    if isinstance(source, Dataset | Parts):
+        if size is not None or channels is not None:
+            raise UsageError("size and channels are for folders of images: a Dataset has its own already.")
+        parts = source if isinstance(source, Parts) else Parts(source, None, None)
+        return parts, parts.train.source.removesuffix("/train")
+    name = str(source)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Reading images", visible=False)
+        parts = data.load(
+            name,
+            data_dir=data_dir,
+            size=size,
+            channels=channels,
+            notify=lambda line: console.print(line, style="dim", markup=False),
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+        )
+    return parts, name if name in data.NAMES else str(Path(name).expanduser().resolve())
+
+
+def _selected(
+    parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool, seed: int
+) -> Parts:
+    """What of a source is used at all, before a part that it lacks is taken from its training data."""
+    if limit is not None:
+        if limit < 1:
+            raise UsageError(f"The limit must be at least 1 image, not {limit}.")
+        parts = data.limit(parts, limit, seed)
+    if fold is not None:
+        number, count = fold
+        if not 1 <= number <= count:
+            raise UsageError(f"There is no fold {number} of {count}: they are counted from 1.")
+        train = parts.train
+        # The same folds whatever the seed, so that several seeds are scored on the same images.
+        kept, held_out = data.folds(train.labels, count, data.TEST_SEED, train.class_names)[number - 1]
+        test = replace(train.take(held_out), source=f"{train.source}, fold {number} of {count}")
+        return Parts(train.take(kept), None, test)
+    if name in data.SMALL and not tune:
+        # Their validation images are for choosing settings; the final training has them all.
+        return data.join(parts)
+    return parts
+
+
+def _complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
+    return data.complete(parts, val_fraction=val_fraction, test_fraction=TEST_FRACTION, seed=seed)
+
+
+def _network(
+    model: str | architecture.NetworkSpec, train: Dataset, recipe: Recipe, changes: dict[str, Any]
+) -> architecture.NetworkSpec:
+    """The network, fitted to the data; the notebook's kind of decay is part of it, the paper's of the optimizer."""
+    fitted = {
+        "weight_decay": recipe.weight_decay if recipe.decay_on == "kernels" else 0.0,
+        **changes,
+        "input_shape": train.input_shape,
+        "classes": train.classes,
+        "activation": "sigmoid" if train.multi_label else "softmax",
+    }
+    return architecture.spec(model, **fitted)
+
+
+def _label(model: str | architecture.NetworkSpec, saved: RunConfig | None) -> str:
+    """What the network is called: a spec has no name, but a saved one keeps the name it was saved under."""
+    if isinstance(model, str):
+        return model
+    return saved.model if saved is not None and model is saved.network else "custom"
+
+
+def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    shared: dict[str, Any] = {
+        "learning_rate": recipe.learning_rate,
+        "global_clipnorm": recipe.clip_norm,
+        "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
+    }
+    # Decay on kernels is a regulariser of the network, not the optimizer's.
+    decay = recipe.weight_decay if recipe.decay_on == "all" else 0.0
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(weight_decay=decay, **shared)
+    kind = Muon if recipe.optimizer == "muon" else CoupledSGD
+    return kind(momentum=recipe.momentum, nesterov=recipe.nesterov, coupled_decay=decay, **shared)
+
+
+def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:
+    return CrossEntropy(
+        multi_label=train.multi_label,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=data.class_weights(train).tolist() if recipe.class_weights else None,
+    )
+
+
+def _accuracy(recipe: Recipe, dataset: Dataset) -> keras.metrics.Metric:
+    if dataset.multi_label:
+        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
+    if recipe.mixes:
+        # Of mixed images: whether the guess is the class with the greater share.
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")

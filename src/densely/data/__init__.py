@@ -12,7 +12,7 @@ from densely.data.augmentation import shift_and_flip
 from densely.data.batches import Preprocessing, batch_rng, epoch_order
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
-from densely.data.folder import Progress
+from densely.data.listings import Progress
 from densely.data.images import read_image
 from densely.data.splits import SplitRecord, complete, limit, stratified
 from densely.errors import UsageError, unknown

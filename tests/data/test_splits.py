@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densely.data import Dataset, Parts, SplitRecord, complete, limit, stratified
+from densely.data import Dataset, Parts, SplitRecord, complete, folds, join, limit, stratified
 from densely.errors import DataError, UsageError
 
 class_sizes = st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= 2)
@@ -78,13 +78,6 @@ def test_seeds_differ_and_every_image_can_be_held_out():
 def test_the_stream_is_frozen():
     """A change here would quietly give every folder another test part."""
     assert stratified(np.repeat([0, 1], 10), 4, seed=0)[1].tolist() == [2, 3, 11, 13]
-
-
-def test_multi_label_is_shuffled_without_strata():
-    labels = np.eye(3, dtype=np.uint8)[np.arange(30) % 3]
-    kept, held_out = stratified(labels, 0.2, seed=1)
-    assert (len(kept), len(held_out)) == (24, 6)
-    assert set(kept) | set(held_out) == set(range(30))
 
 
 @pytest.mark.parametrize(
@@ -167,3 +160,72 @@ def test_complete_with_several_labels_per_image():
     source = Dataset(np.zeros((30, 2, 2, 1), dtype=np.uint8), labels, ("a", "b", "c"), "toy")
     parts, _ = complete(Parts(source))
     assert (len(parts.train), len(parts.val), len(parts.test)) == (22, 2, 6)
+
+
+# ---- folds -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=8), st.data(), st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_every_image_is_held_out_once_and_every_class_in_proportion(sizes, data, seed):
+    k = data.draw(st.integers(2, min(sizes)))
+    labels = labels_of(sizes, seed)
+    found = folds(labels, k, seed)
+    assert len(found) == k
+    assert sorted(np.concatenate([held_out for _, held_out in found])) == list(range(len(labels)))
+    for kept, held_out in found:
+        assert (np.diff(kept) > 0).all() and (np.diff(held_out) > 0).all()
+        assert sorted([*kept, *held_out]) == list(range(len(labels)))
+    shares = np.array([np.bincount(labels[held_out], minlength=len(sizes)) for _, held_out in found])
+    assert (np.ptp(shares, axis=0) <= 1).all()
+    assert np.ptp(shares.sum(axis=1)) <= 1
+    again = folds(labels, k, seed)
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(found, again, strict=True))
+
+
+def test_the_folds_are_frozen_and_differ_by_seed():
+    labels = np.repeat([0, 1], 5)
+    assert [held_out.tolist() for _, held_out in folds(labels, 3, seed=0)] == [[0, 3, 6, 9], [2, 4, 7], [1, 5, 8]]
+    assert len({tuple(folds(labels, 2, seed)[0][1]) for seed in range(30)}) > 15
+
+
+def test_a_class_with_fewer_images_than_folds_is_named():
+    labels = np.repeat([0, 2, 3], [9, 4, 1])  # class 1 has no images, which is no obstacle
+    with pytest.raises(DataError, match="Class 2 has 4 images and 5 folds need 5, one each"):
+        folds(labels, 5, seed=0)
+    with pytest.raises(DataError, match="Class 'dog' has 1 image and 2 folds"):
+        folds(labels, 2, seed=0, class_names=("ant", "bee", "cat", "dog"))
+    several = np.zeros((9, 2), dtype=np.uint8)
+    several[:2] = 1, 0
+    with pytest.raises(DataError, match="Class 0 has 2 images and 3 folds"):
+        folds(several, 3, seed=0)
+    assert len(folds(several, 2, seed=0)) == 2
+
+
+@pytest.mark.parametrize(("k", "seed"), [(1, 0), (0, 0), (11, 0), (2, -1)])
+def test_impossible_folds(k, seed):
+    with pytest.raises(UsageError):
+        folds(np.zeros(10, dtype=np.int64), k, seed)
+
+
+# ---- join ------------------------------------------------------------------------------------------------------------
+
+
+def test_join_puts_validation_behind_training():
+    train, val, test = dataset([10, 10]), dataset([3, 4], seed=1), dataset([2, 2])
+    joined = join(Parts(train, val, test))
+    assert joined.val is None
+    assert joined.test is test
+    assert joined.train.source == train.source
+    assert joined.train.take(range(20)).fingerprint() == train.fingerprint()
+    assert joined.train.take(range(20, 27)).fingerprint() == val.fingerprint()
+    parts = Parts(train, test=test)
+    assert join(parts) is parts
+
+
+def test_join_of_several_labels_per_image():
+    labels = np.eye(2, dtype=np.uint8)
+    part = Dataset(np.zeros((2, 2, 2, 1), dtype=np.uint8), labels, ("a", "b"), "toy")
+    joined = join(Parts(part, part)).train
+    assert joined.multi_label
+    assert joined.labels.tolist() == [[1, 0], [0, 1]] * 2

@@ -12,9 +12,10 @@ from densely.data.augmentation import shift_and_flip
 from densely.data.batches import Preprocessing, batch_rng, epoch_order
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
-from densely.data.listings import Progress
 from densely.data.images import read_image
-from densely.data.splits import SplitRecord, complete, limit, stratified
+from densely.data.listings import Progress
+from densely.data.splits import SplitRecord, complete, folds, join, limit, stratified
+from densely.data.weights import class_weights
 from densely.errors import UsageError, unknown
 
 NAMES = ("digits", "cifar10", "cifar100", "cifar100-coarse", "svhn", "svhn-extra")
@@ -27,9 +28,12 @@ __all__ = [
     "Preprocessing",
     "SplitRecord",
     "batch_rng",
+    "class_weights",
     "complete",
     "default_data_dir",
     "epoch_order",
+    "folds",
+    "join",
     "limit",
     "load",
     "read_image",

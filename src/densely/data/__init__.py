@@ -7,7 +7,7 @@ parts, record = densely.data.complete(parts, val_fraction=0.1)
 import os
 from pathlib import Path
 
-from densely.data import cifar, digits, folder, svhn
+from densely.data import cifar, digits, folder, small, svhn
 from densely.data.augmentation import shift_and_flip
 from densely.data.batches import Preprocessing, batch_rng, epoch_order
 from densely.data.dataset import Dataset, Parts
@@ -18,7 +18,7 @@ from densely.data.splits import SplitRecord, complete, folds, join, limit, strat
 from densely.data.weights import class_weights
 from densely.errors import UsageError, unknown
 
-NAMES = ("digits", "cifar10", "cifar100", "cifar100-coarse", "svhn", "svhn-extra")
+NAMES = ("digits", "cifar10", "cifar10-50", "cifar100", "cifar100-50", "cifar100-coarse", "svhn", "svhn-extra")
 """The data sets that have a name; any other data set is a folder of images."""
 
 __all__ = [
@@ -85,14 +85,16 @@ def load(
 
     where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     notify = notify or to_stderr
-    if name == "cifar10":
+    if name in ("cifar10", "cifar10-50"):
         if cifar.find_cifar10(where) is None:
             fetch("cifar-10-python.tar.gz", where, notify)
-        return cifar.load_cifar10(where)
-    if name in ("cifar100", "cifar100-coarse"):
+        parts = cifar.load_cifar10(where)
+        return small.first_fifty(parts, name) if name == "cifar10-50" else parts
+    if name in ("cifar100", "cifar100-50", "cifar100-coarse"):
         if cifar.find_cifar100(where) is None:
             fetch("cifar-100-python.tar.gz", where, notify)
-        return cifar.load_cifar100(where, labels="coarse" if name == "cifar100-coarse" else "fine")
+        parts = cifar.load_cifar100(where, labels="coarse" if name == "cifar100-coarse" else "fine")
+        return small.first_fifty(parts, name) if name == "cifar100-50" else parts
     extra = name == "svhn-extra"
     for file in svhn.files(extra):
         fetch(file, where, notify)

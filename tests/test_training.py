@@ -15,9 +15,9 @@ import densely
 from densely import data
 from densely.batches import Batches
 from densely.errors import DataError, DenselyError, UsageError
+from densely.preparation import parts_of
 from densely.recipes import Recipe
 from densely.runs import Run
-from densely.preparation import parts_of
 from densely.training import train
 
 QUIET = Console(quiet=True)

@@ -114,7 +114,8 @@ class Muon(CoupledSGD):
         kernels = [(g, v) for g, v in pairs if len(v.shape) == 4]
         others = [(g, v) for g, v in pairs if len(v.shape) != 4]
         if others:
-            super()._backend_update_step(*map(list, zip(*others, strict=True)), learning_rate)
+            gradients, variables = map(list, zip(*others, strict=True))
+            super()._backend_update_step(gradients, variables, learning_rate)
         for gradient, kernel in kernels:
             self._turn(gradient, kernel, learning_rate)
 

@@ -183,9 +183,7 @@ def _load(
     return parts, name if name in data.NAMES else str(Path(name).expanduser().resolve())
 
 
-def _selected(
-    parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool, seed: int
-) -> Parts:
+def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool, seed: int) -> Parts:
     """What of a source is used at all, before a part that it lacks is taken from its training data."""
     if limit is not None:
         if limit < 1:

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from densely import data
 from densely.batches import Batches
 from densely.data import Dataset, Preprocessing
-from densely.recipes import Recipe, Task, choose
 from densely.preparation import TEST_FRACTION
+from densely.recipes import Recipe, Task, choose
 
 SIDE, GAP, MARGIN, NAMES = 128, 6, 20, 200
 """Pixels: longest side of a shown image, between images, around the picture, at most for the class names."""

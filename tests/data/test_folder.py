@@ -233,7 +233,7 @@ def test_a_cache_that_cannot_be_written(pets, tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full_disk)
     assert len(folder.load(pets, (16, 16), 3, cache_dir=tmp_path / "cache").train) == 8
-    assert list((tmp_path / "cache" / "folders").iterdir()) == []
+    assert list((tmp_path / "cache" / "images").iterdir()) == []
 
 
 def test_a_four_channel_folder(draw, tmp_path):

@@ -28,7 +28,7 @@ def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
 
 def test_unknown_names_and_paths():
     with pytest.raises(
-        UsageError, match=r"no data set named 'cifar1O': did you mean cifar10.*folder of images works too"
+        UsageError, match=r"no data set named 'cifar1O': did you mean cifar10.*folder of images or of a CSV works too"
     ):
         data.load("cifar1O")
     with pytest.raises(UsageError, match="no folder at"):

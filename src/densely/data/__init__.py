@@ -7,21 +7,27 @@ parts, record = densely.data.complete(parts, val_fraction=0.1)
 import os
 from pathlib import Path
 
-from densely.data import cifar, digits, folder, svhn
+from densely.data import cifar, digits, folder, small, svhn, table
 from densely.data.augmentation import Augmentation, augment, mix, shift_and_flip
 from densely.data.batches import Preprocessing, batch_rng, epoch_order
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
-from densely.data.folder import Progress
 from densely.data.images import read_image
-from densely.data.splits import SplitRecord, complete, limit, stratified
+from densely.data.listings import Progress
+from densely.data.splits import TEST_SEED, SplitRecord, complete, folds, join, limit, stratified
+from densely.data.weights import class_weights
 from densely.errors import UsageError, unknown
 
-NAMES = ("digits", "cifar10", "cifar100", "cifar100-coarse", "svhn", "svhn-extra")
-"""The data sets that have a name; any other data set is a folder of images."""
+NAMES = ("digits", "cifar10", "cifar10-50", "cifar100", "cifar100-50", "cifar100-coarse", "svhn", "svhn-extra")
+"""The data sets that have a name; any other data set is a folder of images, or a table of labels."""
+
+SMALL = ("cifar10-50", "cifar100-50")
+"""Those whose validation part is for choosing settings only: a final training has its images too (`join`)."""
 
 __all__ = [
     "NAMES",
+    "SMALL",
+    "TEST_SEED",
     "Augmentation",
     "Dataset",
     "Parts",
@@ -29,9 +35,12 @@ __all__ = [
     "SplitRecord",
     "augment",
     "batch_rng",
+    "class_weights",
     "complete",
     "default_data_dir",
     "epoch_order",
+    "folds",
+    "join",
     "limit",
     "load",
     "mix",
@@ -55,28 +64,32 @@ def load(
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Parts:
-    """A data set by name, or a folder of images by path.
+    """A data set by name; a folder of images, or a table of labels (`.csv`, `.tsv`), by path.
 
     Args:
-        name: one of `NAMES`; or the path of a folder (for a folder with such a name, write `./digits`).
+        name: one of `NAMES`; or the path of a folder or table (for a folder with such a name, write `./digits`).
         data_dir: where the files of a named data set are, or are downloaded to; default `default_data_dir()`.
-        size: folders only: (height, width) in pixels; default from the images (see `folder.load`).
-        channels: folders only: 1, 3 or 4; default from the images.
+        size: of a folder's or table's images only: (height, width) in pixels; default from the images (see
+            `listings.read`).
+        channels: of a folder's or table's images only: 1, 3 or 4; default from the images.
         notify: told when something is downloaded; default prints to standard error.
-        progress: folders only: called as (images decoded, images to decode).
+        progress: for a folder or table: called as (images decoded, images to decode).
 
     Raises:
-        UsageError: no such name or folder, or `size` or `channels` for a data set that has its own.
+        UsageError: no such name, folder or table, or `size` or `channels` for a data set that has its own.
         DataError: the data are damaged or unusable.
         DenselyError: a file is absent and cannot be downloaded.
     """
     name = os.fspath(name)
     if name not in NAMES:
+        path = Path(name).expanduser()
+        if path.suffix.lower() in table.EXTENSIONS and not path.is_dir():
+            return table.load(name, size=size, channels=channels, progress=progress)
         separators = {os.sep, os.altsep} - {None}
-        if Path(name).expanduser().is_dir() or any(separator in name for separator in separators if separator):
+        if path.is_dir() or any(separator in name for separator in separators if separator):
             return folder.load(name, size=size, channels=channels, progress=progress)
         error = unknown("data set", name, NAMES)
-        raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images works too.")
+        raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images or of a CSV works too.")
     if size is not None or channels is not None:
         raise UsageError(f"{name} has its own image size and channels: leave size and channels out.")
     if name == "digits":
@@ -84,14 +97,16 @@ def load(
 
     where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     notify = notify or to_stderr
-    if name == "cifar10":
+    if name in ("cifar10", "cifar10-50"):
         if cifar.find_cifar10(where) is None:
             fetch("cifar-10-python.tar.gz", where, notify)
-        return cifar.load_cifar10(where)
-    if name in ("cifar100", "cifar100-coarse"):
+        parts = cifar.load_cifar10(where)
+        return small.first_fifty(parts, name) if name == "cifar10-50" else parts
+    if name in ("cifar100", "cifar100-50", "cifar100-coarse"):
         if cifar.find_cifar100(where) is None:
             fetch("cifar-100-python.tar.gz", where, notify)
-        return cifar.load_cifar100(where, labels="coarse" if name == "cifar100-coarse" else "fine")
+        parts = cifar.load_cifar100(where, labels="coarse" if name == "cifar100-coarse" else "fine")
+        return small.first_fifty(parts, name) if name == "cifar100-50" else parts
     extra = name == "svhn-extra"
     for file in svhn.files(extra):
         fetch(file, where, notify)

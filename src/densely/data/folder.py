@@ -1,48 +1,16 @@
-"""A folder of images: one sub-folder a class, or `train/`, `val/`, `test/` with such sub-folders in each.
+"""A folder of images: one sub-folder a class, or `train/`, `val/`, `test/` with such sub-folders in each."""
 
-Decoding is paid once: the fitted pixels are kept in a cache, found again by the names, sizes and times of the files.
-"""
-
-import contextlib
-import hashlib
-import json
 import os
-import statistics
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from densely.data.dataset import Dataset, Parts
-from densely.data.images import EXTENSIONS, image_info, read_image
+from densely.data import listings
+from densely.data.dataset import Parts
+from densely.data.images import EXTENSIONS
+from densely.data.listings import PART_NAMES, Listing, PartName, Progress
 from densely.errors import DataError, UsageError
-
-PartName = Literal["train", "val", "test"]
-Progress = Callable[[int, int], None]
-Images = dict[PartName, NDArray[np.uint8]]
-
-PART_FOLDERS: dict[str, PartName] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-SAMPLE = 200
-"""How many training images are looked at (headers only) to choose a size and channels."""
-CACHE_VERSION = 1
-"""Raise it when `read_image` gives other pixels for the same file."""
-
-
-class Listing(NamedTuple):
-    """The images of one part: paths, and for each the index of its class."""
-
-    files: tuple[Path, ...]
-    labels: NDArray[np.int64]
 
 
 def load(
@@ -59,12 +27,10 @@ def load(
 
     Args:
         path: the folder.
-        size: (height, width) to fit every image to. Default: a square of the median short side of up to 200 training
-            images, to a multiple of 8, at least 32 and at most 128.
-        channels: 1, 3 or 4. Default: 1 if all of those images are grey, else 3.
-        cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`. If it cannot be
-            written, nothing is kept.
-        progress: called as (images decoded, images to decode); not called when the cache has them.
+        size: (height, width) to fit every image to; by default chosen from the images, see `listings.read`.
+        channels: 1, 3 or 4; by default chosen from the images.
+        cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
+        progress: called as (images decoded, images to decode).
 
     Raises:
         UsageError: there is no such folder, or size or channels are impossible.
@@ -76,32 +42,14 @@ def load(
         raise UsageError(f"There is no folder at {root}: check the path.")
     folders = _part_folders(root)
     class_names = _class_names(folders)
-    listings = {part: _listing(folder, class_names) for part, folder in folders.items()}
-    if size is None or channels is None:
-        own_size, own_channels = _defaults(listings["train"].files)
-        size, channels = size or own_size, channels or own_channels
-
-    cached = _cache_file(root, listings, size, channels, cache_dir)
-    shapes = {part: (len(listing.files), *size, channels) for part, listing in listings.items()}
-    images = _read_cache(cached, shapes)
-    if images is None:
-        images = _decode(listings, size, channels, progress)
-        _write_cache(cached, images)
-
-    name = root.resolve().name
-    parts = {
-        part: Dataset(images[part], listing.labels, class_names, f"{name}/{part}") for part, listing in listings.items()
-    }
-    return Parts(train=parts["train"], val=parts.get("val"), test=parts.get("test"))
-
-
-# ---- what is there ---------------------------------------------------------------------------------------------------
+    found = {part: _listing(folder, class_names) for part, folder in folders.items()}
+    return listings.read(found, class_names, root.resolve().name, size, channels, cache_dir, progress)
 
 
 def _part_folders(root: Path) -> dict[PartName, Path]:
     """Which folder holds the class folders of which part; the root itself is `train` if it has no parts."""
     below = _folders(root)
-    named = [folder for folder in below if folder.name.lower() in PART_FOLDERS]
+    named = [folder for folder in below if folder.name.lower() in PART_NAMES]
     others = [folder for folder in below if folder not in named]
     if others and any(_holds_only_folders(folder) for folder in named):
         raise DataError(
@@ -112,7 +60,7 @@ def _part_folders(root: Path) -> dict[PartName, Path]:
         return {"train": root}  # "train" with images in it is a class: the one that runs on rails
     folders: dict[PartName, Path] = {}
     for folder in named:
-        part = PART_FOLDERS[folder.name.lower()]
+        part = PART_NAMES[folder.name.lower()]
         if part in folders:
             raise DataError(f"{root} has both {folders[part].name} and {folder.name}: keep one for its {part} part.")
         folders[part] = folder
@@ -184,86 +132,3 @@ def _image_files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
                 raise DataError(f"{entry} is a link to a file that is not there: repair or remove it.")
             if entry.is_file():
                 yield entry
-
-
-def _defaults(files: tuple[Path, ...]) -> tuple[tuple[int, int], int]:
-    chosen = np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).round().astype(int)
-    sample = [image_info(files[i]) for i in chosen]
-    median = statistics.median(min(info.height, info.width) for info in sample)
-    side = min(max(8 * round(median / 8), 32), 128)
-    return (side, side), 1 if all(info.grey for info in sample) else 3
-
-
-# ---- pixels ----------------------------------------------------------------------------------------------------------
-
-
-def _decode(
-    listings: Mapping[PartName, Listing], size: tuple[int, int], channels: int, progress: Progress | None
-) -> Images:
-    images: Images = {
-        part: np.empty((len(listing.files), *size, channels), dtype=np.uint8) for part, listing in listings.items()
-    }
-    jobs = [(part, i, file) for part, listing in listings.items() for i, file in enumerate(listing.files)]
-
-    def decode(job: tuple[PartName, int, Path]) -> None:
-        part, i, file = job
-        images[part][i] = read_image(file, size, channels)
-
-    # Threads, not processes: Pillow's decoders and resizing run outside Python's lock.
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        for done, _ in enumerate(pool.map(decode, jobs), start=1):
-            if progress is not None:
-                progress(done, len(jobs))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return images
-
-
-# ---- cache -----------------------------------------------------------------------------------------------------------
-
-
-def _cache_file(
-    root: Path,
-    listings: Mapping[PartName, Listing],
-    size: tuple[int, int],
-    channels: int,
-    cache_dir: str | Path | None,
-) -> Path:
-    import PIL
-
-    folder = Path(cache_dir or os.environ.get("DENSELY_CACHE") or "~/.cache/densely").expanduser()
-    digest = hashlib.sha256()
-    # The path counts too: uncompressed images of another folder can agree in every name, size and time.
-    settings = [CACHE_VERSION, PIL.__version__, str(root.resolve()), size, channels]
-    digest.update(json.dumps(settings).encode())
-    for part, listing in listings.items():
-        for file in listing.files:
-            status = file.stat()
-            entry = [part, str(file.relative_to(root)), status.st_size, status.st_mtime_ns]
-            digest.update(json.dumps(entry).encode())
-    return folder / "folders" / f"{digest.hexdigest()}.npz"
-
-
-def _read_cache(file: Path, shapes: Mapping[PartName, tuple[int, ...]]) -> Images | None:
-    try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            images: Images = {part: stored[part] for part in shapes}  # a zip's checksums find damage
-    except Exception:  # absent, unreadable, cut off, garbled: all mean decoding again
-        return None
-    sound = all(images[part].shape == shape and images[part].dtype == np.uint8 for part, shape in shapes.items())
-    return images if sound else None
-
-
-def _write_cache(file: Path, images: Images) -> None:
-    # Written aside and renamed, so that no reader meets half a file; a cache that cannot be written is only slower.
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, allow_pickle=False, **images)
-            os.replace(aside, file)
-        except BaseException:
-            os.unlink(aside)
-            raise

@@ -1,6 +1,6 @@
 """Which image is for training, which for validation, which for the test: pure functions of (labels, amount, seed)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densely.data.dataset import Dataset, Parts
+from densely.data.iterative import deal
 from densely.errors import DataError, UsageError
 
 TEST_SEED = 0
@@ -21,14 +22,15 @@ def stratified(labels: Labels, amount: float, seed: int) -> tuple[Indices, Indic
     """Divide the indices of `labels` in two, each class in proportion.
 
     Args:
-        labels: int (n,), one class per image; or (n, classes) of zeros and ones, which are shuffled without strata.
+        labels: int (n,), one class per image; or (n, classes) of zeros and ones, several labels per image.
         amount: what to hold out: a float in (0, 1) is a fraction of n (rounded, at least 1), an int in 1..n-1 a count.
         seed: not negative; the same arguments give the same answer on every machine and NumPy version.
 
     Returns:
         (kept, held out), both int64 and sorted. The count is exact. A class's share differs from its exact
         proportion only by rounding, and by giving a class of two or more at least one image on each side where the
-        count allows.
+        count allows. Where images have several labels, iterative stratification (see `iterative`) comes as near to
+        that as it can, the rarest label first.
 
     Raises:
         UsageError: the amount is out of range, or the seed negative.
@@ -37,7 +39,7 @@ def stratified(labels: Labels, amount: float, seed: int) -> tuple[Indices, Indic
     count = _count(amount, n)
     order = _shuffled(n, seed)
     if labels.ndim == 2:
-        held_out = order[:count]
+        held_out = np.flatnonzero(_dealt_in_two(labels, count, order))
     else:
         _, strata, sizes = np.unique(labels, return_inverse=True, return_counts=True)
         shares = _shares(sizes, count)
@@ -48,6 +50,47 @@ def stratified(labels: Labels, amount: float, seed: int) -> tuple[Indices, Indic
     is_held_out = np.zeros(n, dtype=bool)
     is_held_out[held_out] = True
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def folds(labels: Labels, k: int, seed: int, class_names: Sequence[str] | None = None) -> list[tuple[Indices, Indices]]:
+    """Divide the indices of `labels` in `k` folds for cross-validation, each class in proportion.
+
+    Args:
+        labels: int (n,), one class per image; or (n, classes) of zeros and ones, several labels per image.
+        k: how many folds, at least 2.
+        seed: not negative; the same arguments give the same answer on every machine and NumPy version.
+        class_names: of the labels, for messages; default their numbers.
+
+    Returns:
+        `k` pairs (kept, held out), int64 and sorted. Every image is held out exactly once; the sizes of the folds
+        differ by at most one, and so do the numbers of images of each class in them. Where images have several labels,
+        iterative stratification (see `iterative`) comes as near to that as it can, the rarest label first.
+
+    Raises:
+        UsageError: fewer than two folds, more folds than images, or a negative seed.
+        DataError: a class has images, but fewer than folds.
+    """
+    n = len(labels)
+    if not 2 <= k <= n:
+        raise UsageError(f"{n} images cannot be divided in {k} folds: choose between 2 and {n}.")
+    order = _shuffled(n, seed)
+    sizes = labels.sum(axis=0, dtype=np.int64) if labels.ndim == 2 else np.bincount(labels)
+    if len(few := np.flatnonzero((sizes > 0) & (sizes < k))):
+        name = str(few[0]) if class_names is None else repr(class_names[few[0]])
+        size = int(sizes[few[0]])
+        raise DataError(
+            f"Class {name} has {size} image{'s' * (size > 1)} and {k} folds need {k}, one each: add images, remove it,"
+            " or take fewer folds."
+        )
+    fold_of = np.empty(n, dtype=np.int64)
+    if labels.ndim == 2:
+        capacity = n // k + (np.arange(k) < n % k)
+        wanted = np.tile(sizes, (k, 1))  # in k-ths of an image
+        fold_of = deal(np.asarray(labels, dtype=np.uint8), order, capacity, wanted, image=k)
+    else:
+        # One after the other, class by class: neither a fold nor a class in it can come out more than one ahead.
+        fold_of[order[np.argsort(labels[order], kind="stable")]] = np.arange(n) % k
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(k)]
 
 
 @dataclass(frozen=True)
@@ -143,6 +186,20 @@ def complete(
     return Parts(train, val, test), record
 
 
+def join(parts: Parts) -> Parts:
+    """The training part with the validation part behind it, nothing held out any more: for the final training.
+
+    Settings are chosen on the validation part; once they are, its images are training images like the others. The
+    images stay in their order, those of `val` after those of `train`; the test part stays what it is. Parts without a
+    validation part come back as they are.
+    """
+    train, val = parts.train, parts.val
+    if val is None:
+        return parts
+    images, labels = np.concatenate([train.images, val.images]), np.concatenate([train.labels, val.labels])
+    return Parts(Dataset(images, labels, train.class_names, train.source), None, parts.test)
+
+
 def limit(parts: Parts, n: int, seed: int) -> Parts:
     """At most `n` images of each part that the source defines, each class in proportion (before `complete`).
 
@@ -183,6 +240,17 @@ def _shuffled(n: int, seed: int) -> Indices:
     # Sorting raw bits, not Generator.permutation: NumPy promises that a bit generator's stream never changes (NEP 19)
     # and promises nothing for the methods on top of it, and a test part has to outlive the next release.
     return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")
+
+
+def _dealt_in_two(labels: Labels, count: int, order: Indices) -> Indices:
+    """1 for the `count` images to hold out, else 0."""
+    n = len(labels)
+    sizes = labels.sum(axis=0, dtype=np.int64)
+    # In n-ths of an image. A label of two images or more is wanted on both sides, by one image at least.
+    several = sizes >= 2
+    held_out = np.clip(sizes * count, np.where(several, n, 0), np.where(several, sizes - 1, sizes) * n)
+    wanted = np.stack([sizes * n - held_out, held_out])
+    return deal(np.asarray(labels, dtype=np.uint8), order, np.array([n - count, count]), wanted, image=n)
 
 
 def _shares(sizes: Indices, count: int) -> Indices:

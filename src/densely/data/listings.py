@@ -1,0 +1,187 @@
+"""Image files, listed part by part with their labels, into arrays.
+
+Decoding is paid once: the fitted pixels are kept in a cache, found again by the paths, sizes and times of the files.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densely.data.dataset import Dataset, Parts
+from densely.data.images import image_info, read_image
+from densely.errors import DenselyError
+
+PartName = Literal["train", "val", "test"]
+Progress = Callable[[int, int], None]
+Images = dict[PartName, NDArray[np.uint8]]
+
+PART_NAMES: dict[str, PartName] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""What people call a part, in small letters."""
+SAMPLE = 200
+"""How many training images are looked at (headers only) to choose a size and channels."""
+CACHE_VERSION = 1
+"""Raise it when `read_image` gives other pixels for the same file."""
+
+
+class Listing(NamedTuple):
+    """The images of one part.
+
+    Attributes:
+        files: their paths.
+        labels: as a `Dataset` takes them, int64 (n,) or uint8 (n, classes).
+        places: where each file is named, for messages, e.g. `"labels.csv, line 3"`; empty where its path says enough.
+    """
+
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64] | NDArray[np.uint8]
+    places: tuple[str, ...] = ()
+
+
+def read(
+    listings: Mapping[PartName, Listing],
+    class_names: tuple[str, ...],
+    source: str,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Parts:
+    """Decode what is listed, or take it from the cache.
+
+    Args:
+        listings: what belongs to each part; `"train"` must be there, and no part may be empty.
+        class_names: of the labels.
+        source: what the parts are called, e.g. `"photos"` for `photos/train`.
+        size: (height, width) to fit every image to. Default: a square of the median short side of up to 200 training
+            images, to a multiple of 8, at least 32 and at most 128.
+        channels: 1, 3 or 4. Default: 1 if all of those images are grey, else 3.
+        cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`. If it cannot be
+            written, nothing is kept.
+        progress: called as (images decoded, images to decode); not called when the cache has them.
+
+    Raises:
+        UsageError: size or channels are impossible, or a file is gone.
+        DataError: an image cannot be read.
+    """
+    if size is None or channels is None:
+        own_size, own_channels = _defaults(listings["train"])
+        size, channels = size or own_size, channels or own_channels
+
+    cached = _cache_file(listings, size, channels, cache_dir)
+    shapes = {part: (len(listing.files), *size, channels) for part, listing in listings.items()}
+    images = _read_cache(cached, shapes)
+    if images is None:
+        images = _decode(listings, size, channels, progress)
+        _write_cache(cached, images)
+
+    parts = {
+        part: Dataset(images[part], listing.labels, class_names, f"{source}/{part}")
+        for part, listing in listings.items()
+    }
+    return Parts(train=parts["train"], val=parts.get("val"), test=parts.get("test"))
+
+
+@contextlib.contextmanager
+def _placed(listing: Listing, i: int) -> Iterator[None]:
+    """What goes wrong with file `i` is told with the place that names it."""
+    try:
+        yield
+    except DenselyError as error:
+        if not listing.places:
+            raise
+        raise type(error)(f"{listing.places[i]}: {error}") from error
+
+
+def _defaults(listing: Listing) -> tuple[tuple[int, int], int]:
+    n = len(listing.files)
+    sample = []
+    for i in np.linspace(0, n - 1, min(SAMPLE, n)).round().astype(int).tolist():
+        with _placed(listing, i):
+            sample.append(image_info(listing.files[i]))
+    median = statistics.median(min(info.height, info.width) for info in sample)
+    side = min(max(8 * round(median / 8), 32), 128)
+    return (side, side), 1 if all(info.grey for info in sample) else 3
+
+
+def _decode(
+    listings: Mapping[PartName, Listing], size: tuple[int, int], channels: int, progress: Progress | None
+) -> Images:
+    images: Images = {
+        part: np.empty((len(listing.files), *size, channels), dtype=np.uint8) for part, listing in listings.items()
+    }
+    jobs = [(part, i) for part, listing in listings.items() for i in range(len(listing.files))]
+
+    def decode(job: tuple[PartName, int]) -> None:
+        part, i = job
+        with _placed(listings[part], i):
+            images[part][i] = read_image(listings[part].files[i], size, channels)
+
+    # Threads, not processes: Pillow's decoders and resizing run outside Python's lock.
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        for done, _ in enumerate(pool.map(decode, jobs), start=1):
+            if progress is not None:
+                progress(done, len(jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return images
+
+
+# ---- cache -----------------------------------------------------------------------------------------------------------
+
+
+def _cache_file(
+    listings: Mapping[PartName, Listing], size: tuple[int, int], channels: int, cache_dir: str | Path | None
+) -> Path:
+    import PIL
+
+    folder = Path(cache_dir or os.environ.get("DENSELY_CACHE") or "~/.cache/densely").expanduser()
+    digest = hashlib.sha256()
+    digest.update(json.dumps([CACHE_VERSION, PIL.__version__, size, channels]).encode())
+    for part, listing in listings.items():
+        for file in listing.files:
+            status = file.stat()
+            # The whole path: uncompressed images of another folder can agree in every name, size and time.
+            entry = [part, os.path.abspath(file), status.st_size, status.st_mtime_ns]
+            digest.update(json.dumps(entry).encode())
+    return folder / "images" / f"{digest.hexdigest()}.npz"
+
+
+def _read_cache(file: Path, shapes: Mapping[PartName, tuple[int, ...]]) -> Images | None:
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            images: Images = {part: stored[part] for part in shapes}  # a zip's checksums find damage
+    except Exception:  # absent, unreadable, cut off, garbled: all mean decoding again
+        return None
+    sound = all(images[part].shape == shape and images[part].dtype == np.uint8 for part, shape in shapes.items())
+    return images if sound else None
+
+
+def _write_cache(file: Path, images: Images) -> None:
+    # Written aside and renamed, so that no reader meets half a file; a cache that cannot be written is only slower.
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                np.savez(stream, allow_pickle=False, **images)
+            os.replace(aside, file)
+        except BaseException:
+            os.unlink(aside)
+            raise

@@ -131,16 +131,16 @@ def train(
     """Train a DenseNet and score it once on its test part: what `densely train` does.
 
     Args:
-        source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, or your own
-            `Dataset` or `Parts`. May be left out with `config`.
+        source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, a CSV of labels, or
+            your own `Dataset` or `Parts`. May be left out with `config`.
         model: a network's name or spec; by default the recipe's.
         out: the run folder; by default the next free `runs/NAME-1`, `runs/NAME-2`, …
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
             Python's global seeds.
         limit: use at most this many images of the training data (validation included) and of the test part.
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
-        size: (height, width) to bring a folder's images to.
-        channels: 1 or 3, to bring a folder's images to grey or RGB.
+        size: (height, width) to bring the images of a folder or CSV to.
+        channels: 1 or 3, to bring the images of a folder or CSV to grey or RGB.
         network: fields of `NetworkSpec` to change, e.g. `{"dropout": 0.2}`.
         recipe: a name in `densely.recipes.RECIPES`.
         tune: hold out a validation part and score that; the test part is not looked at.
@@ -285,7 +285,7 @@ def _load(
     """Data, and the name it goes by in the config."""
     if isinstance(source, Dataset | Parts):
         if size is not None or channels is not None:
-            raise UsageError("size and channels are for folders of images: a Dataset has its own already.")
+            raise UsageError("size and channels are for image files: a Dataset has its own already.")
         parts = source if isinstance(source, Parts) else Parts(source, None, None)
         return parts, parts.train.source.removesuffix("/train")
     name = str(source)

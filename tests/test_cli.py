@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,6 +123,11 @@ def test_help_and_version_come_at_once(tmp_path: Path) -> None:
     assert time.perf_counter() - began < 20
 
 
+def test_the_help_of_train_names_every_data_set(tmp_path: Path) -> None:
+    words = re.split(r"[\s,;│]+", densely("train", "--help", cwd=tmp_path).stdout)
+    assert set(data.NAMES) <= set(words)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -133,6 +139,7 @@ def test_help_and_version_come_at_once(tmp_path: Path) -> None:
         (["train", "digits", "--size", "banana"], 2, "--size must look like"),
         (["train"], 2, "DATA"),
         (["train", "./nowhere"], 2, "nowhere"),
+        (["train", "nowhere.csv"], 2, "no table at nowhere.csv"),
         (["train", "cifar10", "--data-dir", "."], 1, "cifar-10-python.tar.gz"),
         (["train", "empty"], 1, "class folder"),
         (["evaluate", "nowhere"], 2, "no run folder"),

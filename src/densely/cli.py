@@ -59,8 +59,9 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="digits, cifar10, cifar100, cifar100-coarse, svhn, svhn-extra, or a folder: one sub-folder a class, "
-            "or train/ (val/) (test/) above them. May be left out with --config.",
+            help="digits, cifar10, cifar10-50, cifar100, cifar100-50, cifar100-coarse, svhn, svhn-extra; a folder: one "
+            "sub-folder a class, or train/ (val/) (test/) above them; or a CSV with columns file and label, or labels."
+            " May be left out with --config.",
             show_default=False,
         ),
     ] = None,
@@ -114,10 +115,10 @@ def train(
         int | None, typer.Option(help="Use at most this many images to train, and to test.", show_default="all")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Bring a folder's images to this size.", show_default="by data")
+        str | None, typer.Option(metavar="N|HxW", help="Bring your own images to this size.", show_default="by data")
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Bring a folder's images to grey (1) or colour (3).", show_default="by data")
+        int | None, typer.Option(help="Bring your own images to grey (1) or colour (3).", show_default="by data")
     ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="The run folder; must be new or empty.", show_default="runs/DATA-N")
@@ -146,7 +147,7 @@ def train(
         spec(model)
     named(recipe)
     if source is None and config is None:
-        raise UsageError("Name the DATA to train on (digits, cifar10, a folder, …), or a saved --config.")
+        raise UsageError("Name the DATA to train on (digits, cifar10, a folder, a CSV, …), or a saved --config.")
     densely.train(
         source,
         model=model,

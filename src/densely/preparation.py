@@ -166,7 +166,7 @@ def _load(
     """Data, and the name it goes by in the config."""
     if isinstance(source, Dataset | Parts):
         if size is not None or channels is not None:
-            raise UsageError("size and channels are for folders of images: a Dataset has its own already.")
+            raise UsageError("size and channels are for image files: a Dataset has its own already.")
         parts = source if isinstance(source, Parts) else Parts(source, None, None)
         return parts, parts.train.source.removesuffix("/train")
     name = str(source)

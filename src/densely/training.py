@@ -39,8 +39,8 @@ def train(
     """Train a DenseNet and score it once on its test part: what `densely train` does.
 
     Args:
-        source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, or your own
-            `Dataset` or `Parts`. May be left out with `config`.
+        source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, a CSV of labels, or
+            your own `Dataset` or `Parts`. May be left out with `config`.
         model: a network's name or spec; by default the recipe's.
         out: the run folder; by default the next free `runs/NAME-1`, `runs/NAME-2`, …
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
@@ -48,8 +48,8 @@ def train(
         limit: use at most this many images of the training data (validation included) and of the test part.
         fold: (i, K): of the training data divided in K, the i-th (from 1) is the test part; see `densely.repeats`.
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
-        size: (height, width) to bring a folder's images to.
-        channels: 1 or 3, to bring a folder's images to grey or RGB.
+        size: (height, width) to bring the images of a folder or CSV to.
+        channels: 1 or 3, to bring the images of a folder or CSV to grey or RGB.
         network: fields of `NetworkSpec` to change, e.g. `{"dropout": 0.2}`.
         recipe: a name in `densely.recipes.RECIPES`.
         tune: hold out a validation part and score that; the test part is not looked at.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from densely.optimizers import CoupledSGD
     from densely.progress import ProgressBar
     from densely.recipes import Recipe
+    from densely.repeats import repeat
     from densely.runs import Run
     from densely.training import train
 
@@ -47,6 +48,7 @@ _HOME = {
     "CoupledSGD": "optimizers",
     "ProgressBar": "progress",
     "Recipe": "recipes",
+    "repeat": "repeats",
     "Run": "runs",
     "train": "training",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "build",
     "create_dense_net",
     "load",
+    "repeat",
     "train",
 ]
 
@@ -80,6 +83,7 @@ _MODULES = (
     "cost",
     "data",
     "evaluation",
+    "finder",
     "kernels",
     "layers",
     "notebook",

@@ -38,6 +38,15 @@ WeightsOption = Annotated[
 ]
 
 
+def _setting(text: str, names: tuple[str, ...] = (), panel: str = "Training", **more: Any) -> Any:
+    """An option whose default the recipe has."""
+    return typer.Option(*names, help=text, show_default="recipe", rich_help_panel=panel, **more)
+
+
+def _augmentation(text: str, names: tuple[str, ...] = (), **more: Any) -> Any:
+    return _setting(text, names, "Augmentation", **more)
+
+
 def _version(asked: bool) -> None:
     if asked:
         out.print(f"densely {densely.__version__}", highlight=False)
@@ -75,42 +84,57 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", show_default="recipe")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="recipe")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default="recipe")] = None,
+    epochs: Annotated[int | None, _setting("Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, _setting("Images a step.")] = None,
+    lr: Annotated[float | None, _setting("Highest learning rate; `densely find-lr` suggests one.")] = None,
     schedule: Annotated[
-        str | None, typer.Option(metavar="cosine|staged|constant", help="Of the learning rate.", show_default="recipe")
+        str | None, _setting("Of the learning rate.", metavar="cosine|one-cycle|trapezoid|staged|constant")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="λ.", show_default="recipe")] = None,
+    warmup: Annotated[float | None, _setting("Share of the steps in which the rate rises.")] = None,
+    optimizer: Annotated[str | None, _setting("What moves the weights.", metavar="sgd|muon|adamw")] = None,
+    weight_decay: Annotated[float | None, _setting("λ.")] = None,
     decay_on: Annotated[
         str | None,
-        typer.Option(
-            metavar="all|kernels",
-            help="λ·w in the gradient of all parameters (the paper), or l2(λ) on kernels (Keras).",
-            show_default="recipe",
-        ),
+        _setting("λ·w in the gradient of all parameters (the paper), or l2(λ) on kernels.", metavar="all|kernels"),
     ] = None,
+    label_smoothing: Annotated[float | None, _setting("ε, 0 to below 1.")] = None,
+    class_weights: Annotated[
+        bool | None, _setting("Weigh rare classes more.", names=("--class-weights/--no-class-weights",))
+    ] = None,
+    ema: Annotated[float | None, _setting("Decay of averaged weights, e.g. 0.999; 0: none.")] = None,
+    clip_norm: Annotated[float | None, _setting("Greatest joint length of the gradients.")] = None,
+    accumulate: Annotated[int | None, _setting("Batches a step of the optimizer.")] = None,
+    precision: Annotated[str | None, _setting("What it computes in.", metavar="float32|bfloat16|auto")] = None,
+    early_stop: Annotated[int | None, _setting("End after so many epochs without a better validation score.")] = None,
+    val_fraction: Annotated[float | None, _setting("Share of the training images held out to watch.")] = None,
     preprocessing: Annotated[
         str | None,
-        typer.Option(
-            metavar="unit|standardise",
-            help="Pixels to [0, 1], or to mean 0 and standard deviation 1 a channel.",
-            show_default="recipe",
-        ),
+        _setting("Pixels to [0, 1], or to mean 0 and deviation 1 a channel.", metavar="unit|standardise"),
     ] = None,
-    shift: Annotated[
-        int | None, typer.Option(help="Random shift of each image, in pixels.", show_default="recipe")
+    shift: Annotated[int | None, _augmentation("Random shift, in pixels.")] = None,
+    fill: Annotated[str | None, _augmentation("What a shift brings in.", metavar="zero|reflect")] = None,
+    flip: Annotated[bool | None, _augmentation("Mirror at random.", names=("--flip/--no-flip",))] = None,
+    flip_vertically: Annotated[
+        bool | None, _augmentation("Upside down at random.", names=("--flip-vertically/--no-flip-vertically",))
     ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Random mirroring.", show_default="recipe")
-    ] = None,
-    val_fraction: Annotated[
-        float | None, typer.Option(help="Share of the training images held out to watch.", show_default="recipe")
+    turn: Annotated[bool | None, _augmentation("Quarter turns at random.", names=("--turn/--no-turn",))] = None,
+    crop: Annotated[float | None, _augmentation("Random rectangle of at least this share, enlarged.")] = None,
+    policy: Annotated[str | None, _augmentation("One random change an image.", metavar="trivial|none")] = None,
+    cutout: Annotated[int | None, _augmentation("Side of a blanked square, in pixels.")] = None,
+    mixup: Annotated[float | None, _augmentation("α of mixup.")] = None,
+    cutmix: Annotated[float | None, _augmentation("α of CutMix.")] = None,
+    flip_test: Annotated[
+        bool | None,
+        _augmentation("Score the mean over an image and its mirror image.", names=("--flip-test/--no-flip-test",)),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="Of the network.", show_default="network")] = None,
     growth_rate: Annotated[int | None, typer.Option(help="k, of the network.", show_default="network")] = None,
     dropout: Annotated[float | None, typer.Option(help="0 to below 1.", show_default="network")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.", show_default="0")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train so often, with one seed after the other.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate: train so often, each time scored on another part of the data.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Use at most this many images to train, and to test.", show_default="all")
     ] = None,
@@ -127,16 +151,34 @@ def train(
 ) -> None:
     """Train a DenseNet and score it once on images it never saw."""
     settings = {
+        "learning_rate": lr,
         "epochs": epochs,
         "batch_size": batch_size,
-        "learning_rate": lr,
         "schedule": schedule,
+        "warmup": warmup,
+        "optimizer": optimizer,
         "weight_decay": weight_decay,
         "decay_on": decay_on,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "ema": ema,
+        "clip_norm": clip_norm,
+        "accumulate": accumulate,
+        "precision": precision,
+        "early_stop": early_stop,
+        "val_fraction": val_fraction,
         "preprocessing": preprocessing,
         "shift": shift,
+        "fill": fill,
         "flip": flip,
-        "val_fraction": val_fraction,
+        "flip_vertically": flip_vertically,
+        "turn": turn,
+        "crop": crop,
+        "policy": policy,
+        "cutout": cutout,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "flip_test": flip_test,
     }
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
     # A mistyped name is told before data are read and the engine is loaded.
@@ -148,22 +190,70 @@ def train(
     named(recipe)
     if source is None and config is None:
         raise UsageError("Name the DATA to train on (digits, cifar10, a folder, a CSV, …), or a saved --config.")
-    densely.train(
+    options: dict[str, Any] = {
+        "model": model,
+        "out": out_folder,
+        "limit": limit,
+        "data_dir": data_dir,
+        "size": _size(size),
+        "channels": channels,
+        "network": _given(network),
+        "recipe": recipe,
+        "tune": tune,
+        "config": config,
+        "console": out,
+        **_given(settings),
+    }
+    if seeds is None and folds is None:
+        densely.train(source, seed=seed, **options)
+        return
+    from densely.repeats import repeat
+
+    if source is None:
+        raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
+    repeat(source, seeds=seeds, folds=folds, seed=seed or 0, **options)
+
+
+@app.command(name="find-lr")
+def find_lr(
+    source: Annotated[str, typer.Argument(metavar="DATA", help="As for `densely train`.")],
+    recipe: Annotated[str, typer.Option(help="Its batch size, optimizer and augmentation count.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
+    ] = None,
+    lowest: Annotated[float, typer.Option(help="Where the rate begins.")] = 1e-4,
+    highest: Annotated[float, typer.Option(help="Where it would end.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Batches at most.")] = 100,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="recipe")] = None,
+    picture: Annotated[Path, typer.Option("--out", help="The curve, PNG or SVG.")] = Path("find-lr.png"),
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Use at most this many images.", show_default="all")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Suggest a learning rate: a short training whose rate rises, and where its loss falls fastest."""
+    from densely.recipes import named
+
+    named(recipe)
+    if not picture.parent.is_dir():
+        raise UsageError(f"There is no folder {picture.parent} for the picture: make it, or choose another --out.")
+    from densely import finder
+
+    found = finder.find_learning_rate(
         source,
+        recipe=recipe,
         model=model,
-        out=out_folder,
+        lowest=lowest,
+        highest=highest,
+        steps=steps,
         seed=seed,
         limit=limit,
         data_dir=data_dir,
-        size=_size(size),
-        channels=channels,
-        network=_given(network),
-        recipe=recipe,
-        tune=tune,
-        config=config,
         console=out,
-        **_given(settings),
+        **_given({"batch_size": batch_size}),
     )
+    finder.draw(found, picture, f"{source}, recipe {recipe}")
+    out.print(f"Loss falls fastest at a learning rate of {found.suggestion:.2g}", highlight=False)
+    out.print(f"Curve          {picture}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,104 @@
+"""Several trainings in one: more seeds, or cross-validation, so that a score comes with its spread.
+
+runs/photos-1/
+    seed-0/ seed-1/ …     or fold-1/ fold-2/ …, each a run folder of its own
+    summary.json          mean, standard deviation, least and greatest of every score
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from densely import data, runs
+from densely.data import Dataset, Parts
+from densely.errors import UsageError
+from densely.evaluation import summarise
+from densely.runs import Run
+from densely.training import train
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Several finished runs.
+
+    Attributes:
+        folder: where they and `summary.json` are.
+        runs: one a seed or fold.
+        summary: a score's name to its mean, sample standard deviation (`None` for one run), n, least and greatest.
+    """
+
+    folder: Path
+    runs: list[Run]
+    summary: dict[str, dict[str, Any]]
+
+    def __repr__(self) -> str:
+        part = "Val." if self.runs[0].config.tune else "Test"
+        lines = []
+        for name in ("accuracy", "balanced_accuracy", "mean_average_precision"):
+            if name in self.summary:
+                found = self.summary[name]
+                spread = "" if found["std"] is None else f" ± {100 * found['std']:.2f}"
+                between = f"{100 * found['min']:.2f} to {100 * found['max']:.2f}"
+                title = f"{part} {name.replace('_', ' ')}"
+                lines.append(f"{title}  {100 * found['mean']:.2f}{spread} %  ({found['n']} runs, {between})")
+        return "\n".join([*lines, f"Folder         {self.folder}"])
+
+
+def repeat(
+    source: str | Path | Dataset | Parts,
+    *,
+    seeds: int | None = None,
+    folds: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> Repeats:
+    """Train several times, once a seed or once a fold: what `densely train --seeds N` and `--folds K` do.
+
+    With seeds, every run is scored on the same test part. With folds (cross-validation), the training data are divided
+    in K, each class in proportion; each run trains on the others and is scored on its fold, so every image is a test
+    image once. A test part that the source has of its own is then not looked at.
+
+    Args:
+        source: as `densely.train` takes it.
+        seeds: how many runs, with the seeds `seed`, `seed + 1`, …
+        folds: K.
+        seed: of the first run; of all of them with folds.
+        out: the folder for all; by default the next free `runs/NAME-1`, …
+        console: where to print.
+        **options: as for `densely.train`.
+
+    Raises:
+        UsageError: for counts below 2, or both at once.
+        DataError: if a class has fewer images than folds.
+    """
+    console = console or Console()
+    if (seeds is None) == (folds is None):
+        raise UsageError("Give either seeds or folds, not both.")
+    count = seeds or folds or 0
+    if count < 2:
+        raise UsageError(f"{'--seeds' if seeds is not None else '--folds'} must be at least 2, not {count}.")
+    if folds is not None and options.get("tune"):
+        raise UsageError("--folds scores every image once already: leave --tune out.")
+    name = source if isinstance(source, str | Path) else _train_part(source).source.removesuffix("/train")
+    folder = runs.create_folder(out, str(name))
+    found: list[Run] = []
+    for i in range(count):
+        different: dict[str, Any] = {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
+        part = f"seed-{seed + i}" if folds is None else f"fold-{i + 1}"
+        console.print(f"\n{part}, {i + 1} of {count}", style="bold", highlight=False)
+        found.append(train(source, out=folder / part, console=console, **different, **options))
+    summary = summarise([run.metrics for run in found], "val" if options.get("tune") else "test")
+    runs.write_json(folder / "summary.json", summary)
+    repeats = Repeats(folder, found, summary)
+    console.print(f"\n{repeats}", markup=False, highlight=False, soft_wrap=True)
+    return repeats
+
+
+def _train_part(source: Dataset | data.Parts) -> Dataset:
+    return source if isinstance(source, Dataset) else source.train

@@ -34,6 +34,35 @@ def test_cosine_starts_at_the_top_and_ends_at_nothing() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
+def by_step(recipe: Recipe, steps: int = 25) -> list[float]:
+    return [recipe.learning_rate_at(step, steps) for step in range(recipe.epochs * steps)]
+
+
+def test_one_cycle_is_two_straight_lines() -> None:
+    rates = by_step(Recipe(epochs=4, schedule="one-cycle", warmup=0.2, learning_rate=0.5))
+    up = [0.5 * step / 20 for step in range(1, 20)]
+    down = [0.5 * (100 - step) / 80 for step in range(19, 100)]
+    assert rates[:19] == pytest.approx(up)
+    assert rates[20:] == pytest.approx(down[1:])
+    assert max(rates) == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_trapezoid_rises_stays_and_falls() -> None:
+    rates = by_step(Recipe(epochs=4, schedule="trapezoid", warmup=0.1, cooldown=0.4, learning_rate=0.2))
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[10:61] == pytest.approx([0.2] * 51)
+    assert rates[60:] == pytest.approx([0.2 * (100 - step) / 40 for step in range(60, 100)])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "staged", "cosine", "one-cycle", "trapezoid"])
+def test_a_warm_up_meets_the_schedule_without_a_jump(schedule: str) -> None:
+    rates = by_step(Recipe(epochs=8, schedule=schedule, warmup=0.25, learning_rate=0.1))
+    assert max(rates) <= 0.1 * (1 + 1e-12)
+    rising = [b - a for a, b in zip(rates[:50], rates[1:50], strict=False)]
+    assert min(rising) > 0
+    assert rates[50] == pytest.approx(rates[49], rel=0.05)
+
+
 def test_constant_stays() -> None:
     assert set(by_epoch(Recipe(epochs=7, schedule="constant", learning_rate=0.3))) == {0.3}
 
@@ -52,6 +81,9 @@ def test_constant_stays() -> None:
         ({"cutout": -1}, "cutout=-1"),
         ({"mixup": -0.1}, "mixup=-0.1"),
         ({"epoch": 3}, "did you mean epochs"),
+        ({"schedule": "trapezoid", "warmup": 0.8}, "warmup=0.8 and cooldown=0.3"),
+        ({"optimizer": "adam"}, "optimizer='adam'"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
     ],
 )
 def test_what_does_not_fit_is_told(changes: dict, words: str) -> None:
@@ -118,6 +150,21 @@ def test_notebook_is_the_notebook_s() -> None:
     assert recipe.validate_on_test
     rates = [0.1] * 20 + [0.01] * 4 + [0.1] * 20 + [0.01] * 40 + [0.001] * 20 + [0.01] * 10 + [0.001] * 20
     assert by_epoch(recipe) == rates
+
+
+def test_auto_shows_few_images_more_often() -> None:
+    recipes = [choose("auto", Task("/photos", (64, 64, 3), 4, n)) for n in (100, 1_000, 100_000)]
+    epochs = [choice.recipe.epochs for choice in recipes]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[0] > 2 * epochs[1] > 2 * epochs[2] - 1
+    for choice in recipes:
+        assert choice.recipe.name == "auto"
+        assert choice.recipe.val_fraction > 0
+        assert str(choice.recipe.epochs) in choice.why
+
+
+def test_few_shot_holds_nothing_out() -> None:
+    assert choose("few-shot", task("cifar10-50", 500)).recipe.val_fraction == 0.0
 
 
 def test_every_recipe_says_where_it_comes_from_and_how_to_run_it() -> None:

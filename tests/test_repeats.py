@@ -1,0 +1,55 @@
+"""Several trainings in one: seeds share the test part, folds share it out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from densely.errors import UsageError
+from densely.preparation import parts_of
+from densely.repeats import repeat
+
+TINY = {"model": "densenet-bc-16-8", "epochs": 1, "limit": 120, "console": Console(quiet=True), "recipe": "auto"}
+
+
+def test_folds_score_every_image_once(tmp_path: Path) -> None:
+    done = repeat("digits", folds=3, out=tmp_path / "cv", **TINY)
+    assert [run.folder.name for run in done.runs] == ["fold-1", "fold-2", "fold-3"]
+    parts = [parts_of(run) for run in done.runs]
+    seen = [image.tobytes() for part in parts for image in part.test.images]
+    assert len(seen) == 120
+    assert len({*seen}) == len({image.tobytes() for image in np.concatenate([p.test.images for p in parts])})
+    for part in parts:
+        held_out = {image.tobytes() for image in part.test.images}
+        assert held_out.isdisjoint(image.tobytes() for image in part.train.images)
+    accuracies = [run.accuracy for run in done.runs]
+    summary = json.loads((tmp_path / "cv" / "summary.json").read_text())["accuracy"]
+    assert summary["mean"] == pytest.approx(np.mean(accuracies))
+    assert summary["std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert f"{100 * np.mean(accuracies):.2f} ± " in repr(done)
+
+
+def test_seeds_share_the_test_part(tmp_path: Path) -> None:
+    done = repeat("digits", seeds=2, seed=5, out=tmp_path / "seeds", **TINY)
+    assert [run.config.seed for run in done.runs] == [5, 6]
+    one, two = (parts_of(run).test for run in done.runs)
+    assert one.fingerprint() == two.fingerprint()
+    weights = [np.concatenate([w.numpy().ravel() for w in run.model().trainable_weights]) for run in done.runs]
+    assert not np.array_equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ({}, "either seeds or folds"),
+        ({"seeds": 2, "folds": 2}, "either seeds or folds"),
+        ({"seeds": 1}, "--seeds must be at least 2"),
+        ({"folds": 3, "tune": True}, "leave --tune out"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_is_written(counts: dict, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        repeat("digits", out=tmp_path / "none", **counts)
+    assert not (tmp_path / "none").exists()

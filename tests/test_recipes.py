@@ -1,6 +1,7 @@
 """Learning-rate schedules against hand-written tables, and what a recipe refuses."""
 
 from dataclasses import asdict
+from itertools import pairwise
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_a_trapezoid_rises_stays_and_falls() -> None:
 def test_a_warm_up_meets_the_schedule_without_a_jump(schedule: str) -> None:
     rates = by_step(Recipe(epochs=8, schedule=schedule, warmup=0.25, learning_rate=0.1))
     assert max(rates) <= 0.1 * (1 + 1e-12)
-    rising = [b - a for a, b in zip(rates[:50], rates[1:50], strict=False)]
+    rising = [b - a for a, b in pairwise(rates[:50])]
     assert min(rising) > 0
     assert rates[50] == pytest.approx(rates[49], rel=0.05)
 

@@ -320,7 +320,7 @@ def few_shot(task: Task) -> Choice:
     flip = task.data not in ("digits", *SVHN)
     recipe = Recipe(
         name="few-shot",
-        epochs=_epochs(task, views=50_000, least=30, most=200),
+        epochs=_epochs(task, views=30_000, least=30, most=150),
         batch_size=50 if task.images < 5_000 else 128,
         learning_rate=0.06,
         schedule="one-cycle",

@@ -87,10 +87,17 @@ def test_muon_moves_kernels_along_the_orthogonal_factor_of_their_momentum(shape)
     assert np.linalg.norm(ours - expected) < 0.3 * np.linalg.norm(ours - start)
 
 
-def test_muon_moves_everything_else_as_sgd(problem) -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_muon_moves_everything_else_as_sgd(problem, momentum: float) -> None:
     start, gradients = problem
-    ours = steps(Muon(0.1, 0.9, True, coupled_decay=0.01), start, gradients)
-    np.testing.assert_array_equal(ours, steps(CoupledSGD(0.1, 0.9, True, coupled_decay=0.01), start, gradients))
+    ours = steps(Muon(0.1, momentum, False, coupled_decay=0.01), start, gradients)
+    np.testing.assert_array_equal(ours, steps(CoupledSGD(0.1, momentum, False, coupled_decay=0.01), start, gradients))
+
+
+def test_sgd_without_momentum_leaves_kernels_theirs() -> None:
+    start = np.ones((1, 1, 3, 2), "float32")
+    gradients = [np.eye(3, 2, dtype="float32").reshape(start.shape), np.zeros_like(start)]
+    assert np.array_equal(steps(Muon(0.1, 0.0), start, gradients), steps(Muon(0.1, 0.9), start, gradients))
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))

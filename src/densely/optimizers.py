@@ -105,6 +105,7 @@ class Muon(CoupledSGD):
         if self.built:
             return
         super().build(variables)
+        self.momentums = self.momentums or [None] * len(variables)
         for i, variable in enumerate(variables):
             if len(variable.shape) == 4 and self.momentums[i] is None:
                 self.momentums[i] = self.add_variable_from_reference(variable, name="momentum")

@@ -215,9 +215,15 @@ def auto(task: Task) -> Choice:
     if task.data in SMALL:
         return _called("auto", few_shot(task))
     recipe = change(
-        few_shot(task).recipe, name="auto", epochs=_epochs(task, views=30_000, least=20, most=150), val_fraction=0.1
+        few_shot(task).recipe,
+        name="auto",
+        epochs=_epochs(task, views=30_000, least=20, most=150),
+        # What an intensity means where the channels are not colours, nobody knows: it stays as it is.
+        policy="trivial" if task.input_shape[2] == 3 else "none",
+        val_fraction=0.1,
     )
-    why = f"about {a_class:,.0f} images a class: strong augmentation, each image seen {recipe.epochs} times"
+    strong = ", strong augmentation" if recipe.policy == "trivial" else ""
+    why = f"about {a_class:,.0f} images a class: each seen {recipe.epochs} times{strong}"
     return Choice(recipe, "densenet-fast", {}, why)
 
 

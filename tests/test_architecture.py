@@ -299,4 +299,4 @@ def test_torch_and_jax_agree_on_outputs_gradients_and_statistics(tmp_path: Path)
     assert sorted(torch.files) == sorted(jax.files)
     assert len([name for name in torch.files if "/gradient/" in name]) > 50
     for name in torch.files:
-        np.testing.assert_allclose(torch[name], jax[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(torch[name], jax[name], rtol=1e-5, atol=5e-6, err_msg=name)

@@ -33,7 +33,8 @@ def test_real_digits(tmp_path: Path) -> None:
     assert len(sweep.rates) == len(sweep.losses)
     assert sweep.losses.min() < 0.9 * sweep.losses[0]
     finder.draw(sweep, tmp_path / "curve.png", "digits")
-    assert Image.open(tmp_path / "curve.png").size == (1050, 600)
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (1050, 600)
 
 
 def test_the_losses_are_those_of_the_single_steps() -> None:

@@ -105,10 +105,11 @@ class Muon(CoupledSGD):
         if self.built:
             return
         super().build(variables)
-        self.momentums = self.momentums or [None] * len(variables)
+        momentums: list[Any] = self.momentums or [None] * len(variables)
         for i, variable in enumerate(variables):
-            if len(variable.shape) == 4 and self.momentums[i] is None:
-                self.momentums[i] = self.add_variable_from_reference(variable, name="momentum")
+            if len(variable.shape) == 4 and momentums[i] is None:
+                momentums[i] = self.add_variable_from_reference(variable, name="momentum")
+        self.momentums = momentums
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         pairs = list(zip(grads, trainable_variables, strict=True))

@@ -89,7 +89,7 @@ def prepare(
     if source is None:
         raise UsageError("Name the data to train on, or a saved config.")
     parts, name = _load(source, data_dir, size, channels, console)
-    parts = _selected(parts, name, limit, fold, tune, seed)
+    parts = _selected(parts, name, limit, fold, tune)
     task = recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
     choice = recipes.choose(recipe, task)
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
@@ -143,7 +143,7 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
     if config.data not in data.NAMES and config.size is None:
         raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
     parts = data.load(config.data, data_dir=data_dir, size=config.size, channels=config.channels)
-    parts = _selected(parts, config.data, config.limit, config.fold, config.tune, config.seed)
+    parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
     parts, _ = _complete(parts, config.recipe.val_fraction, config.seed)
     recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
     for part in ("train", "val", "test"):
@@ -183,12 +183,13 @@ def _load(
     return parts, name if name in data.NAMES else str(Path(name).expanduser().resolve())
 
 
-def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool, seed: int) -> Parts:
+def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool) -> Parts:
     """What of a source is used at all, before a part that it lacks is taken from its training data."""
     if limit is not None:
         if limit < 1:
             raise UsageError(f"The limit must be at least 1 image, not {limit}.")
-        parts = data.limit(parts, limit, seed)
+        # The same images whatever the seed, so that several seeds are scored on the same.
+        parts = data.limit(parts, limit, data.TEST_SEED)
     if fold is not None:
         number, count = fold
         if not 1 <= number <= count:

@@ -117,7 +117,7 @@ class Recipe(BaseModel):
         rising = self.warmup * total
         if step + 1 < rising:
             return self._after_warmup(rising, steps_per_epoch) * (step + 1) / rising
-        return self._after_warmup(step, steps_per_epoch)
+        return self._after_warmup(max(step, rising), steps_per_epoch)
 
     def _after_warmup(self, step: float, steps_per_epoch: int) -> float:
         epoch = step // steps_per_epoch

@@ -86,6 +86,8 @@ class Muon(CoupledSGD):
         **kwargs: as in `keras.optimizers.SGD`.
     """
 
+    momentums: list[Any]
+
     def __init__(
         self,
         learning_rate: float = 0.1,

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from densely.data.augmentation import Augmentation
+from densely.data import SMALL, Augmentation
 from densely.errors import from_validation, unknown
 
 
@@ -164,7 +164,6 @@ def change(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 SVHN = ("svhn", "svhn-extra")
-SMALL = ("cifar10-50", "cifar100-50")
 
 
 class Task(NamedTuple):
@@ -211,11 +210,11 @@ def auto(task: Task) -> Choice:
         return Choice(recipe, "densenet-bc-22-12", {}, "small images, neither mirrored nor shifted")
     if task.data in ("cifar10", "cifar100", "cifar100-coarse", *SVHN):
         return _called("auto", fast(task))
-    a_class = task.images / task.classes
+    choice = few_shot(task)
     if task.data in SMALL:
-        return _called("auto", few_shot(task))
+        return _called("auto", choice)
     recipe = change(
-        few_shot(task).recipe,
+        choice.recipe,
         name="auto",
         epochs=_epochs(task, views=30_000, least=20, most=150),
         # What an intensity means where the channels are not colours, nobody knows: it stays as it is.
@@ -223,8 +222,8 @@ def auto(task: Task) -> Choice:
         val_fraction=0.1,
     )
     strong = ", strong augmentation" if recipe.policy == "trivial" else ""
-    why = f"about {a_class:,.0f} images a class: each seen {recipe.epochs} times{strong}"
-    return Choice(recipe, "densenet-fast", {}, why)
+    why = f"about {task.images / task.classes:,.0f} images a class: each seen {recipe.epochs} times{strong}"
+    return choice._replace(recipe=recipe, why=why)
 
 
 def notebook(task: Task) -> Choice:
@@ -325,26 +324,19 @@ def few_shot(task: Task) -> Choice:
     (TrivialAugment, Müller & Hutter 2021). Nothing is held out: images are scarce. `--tune` holds out to compare.
     Reached here on CIFAR-10 with 50 images a class: 58.67 ± 0.11 % (3 seeds, 5 minutes each, docs/recipes.md).
     """
-    flip = task.data not in ("digits", *SVHN)
-    recipe = Recipe(
+    choice = fast(task)
+    recipe = change(
+        choice.recipe,
         name="few-shot",
         epochs=_epochs(task, views=30_000, least=30, most=150),
         batch_size=50 if task.images < 5_000 else 128,
         learning_rate=0.06,
-        schedule="one-cycle",
         warmup=0.1,
-        optimizer="muon",
-        weight_decay=5e-4,
-        label_smoothing=0.1,
-        precision="auto",
         shift=max(1, min(task.input_shape[:2]) // 8),
-        fill="reflect",
-        flip=flip,
-        flip_test=flip,
         policy="trivial",
         val_fraction=0.0,
     )
-    return Choice(recipe, "densenet-fast", {}, f"strong augmentation, each image seen {recipe.epochs} times")
+    return choice._replace(recipe=recipe, why=f"strong augmentation, each image seen {recipe.epochs} times")
 
 
 def _epochs(task: Task, views: int, least: int, most: int) -> int:

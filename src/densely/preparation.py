@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from densely import architecture, data, recipes, runs, whitening
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
+from densely.data.dataset import chunks
 from densely.errors import DenselyError, UsageError
 from densely.losses import CrossEntropy
 from densely.optimizers import CoupledSGD, Muon
@@ -88,15 +89,14 @@ def prepare(
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
     if source is None:
         raise UsageError("Name the data to train on, or a saved config.")
-    parts, name = _load(source, data_dir, size, channels, console)
+    parts, name = load(source, data_dir, size, channels, console), name_of(source)
     parts = _selected(parts, name, limit, fold, tune)
-    task = recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
-    choice = recipes.choose(recipe, task)
+    choice = recipes.choose(recipe, task_of(parts, name))
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
     chosen = recipes.change(chosen, precision=resolved(chosen.precision))
     if tune and chosen.val_fraction == 0 and parts.val is None:
         chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
-    parts, record = _complete(parts, chosen.val_fraction, seed)
+    parts, record = complete(parts, chosen.val_fraction, seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")
     changes = {**({} if saved is not None else choice.network), **(network or {})}
@@ -122,7 +122,7 @@ def prepare(
     augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
     with computing_in(chosen.precision):
         whole = architecture.build(run_config.network)
-    whitening.fit(whole, preprocessing(parts.train.images[: whitening.IMAGES]))
+    whitening.fit(whole, map(preprocessing, chunks(parts.train.images[: whitening.IMAGES])))
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
     logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
     logits.compile(
@@ -144,7 +144,7 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
         raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
     parts = data.load(config.data, data_dir=data_dir, size=config.size, channels=config.channels)
     parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
-    parts, _ = _complete(parts, config.recipe.val_fraction, config.seed)
+    parts, _ = complete(parts, config.recipe.val_fraction, config.seed)
     recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
     for part in ("train", "val", "test"):
         dataset = getattr(parts, part)
@@ -156,38 +156,47 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
     return parts
 
 
-def _load(
+def name_of(source: str | Path | Dataset | Parts) -> str:
+    """What data go by in the config: a built-in name, a path in full, or the name that a `Dataset` carries."""
+    if isinstance(source, Dataset | Parts):
+        train = source.train if isinstance(source, Parts) else source
+        return train.source.removesuffix("/train")
+    name = str(source)
+    return name if name in data.NAMES else str(Path(name).expanduser().resolve())
+
+
+def load(
     source: str | Path | Dataset | Parts,
     data_dir: str | Path | None,
     size: tuple[int, int] | None,
     channels: int | None,
     console: Console,
-) -> tuple[Parts, str]:
-    """Data, and the name it goes by in the config."""
+) -> Parts:
+    """The parts that a source has itself, with a progress bar where images are decoded."""
     if isinstance(source, Dataset | Parts):
         if size is not None or channels is not None:
             raise UsageError("size and channels are for image files: a Dataset has its own already.")
-        parts = source if isinstance(source, Parts) else Parts(source, None, None)
-        return parts, parts.train.source.removesuffix("/train")
-    name = str(source)
+        return source if isinstance(source, Parts) else Parts(source, None, None)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Reading images", visible=False)
-        parts = data.load(
-            name,
+        return data.load(
+            str(source),
             data_dir=data_dir,
             size=size,
             channels=channels,
             notify=lambda line: console.print(line, style="dim", markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
-    return parts, name if name in data.NAMES else str(Path(name).expanduser().resolve())
+
+
+def task_of(parts: Parts, name: str) -> recipes.Task:
+    """What a recipe may look at before it chooses."""
+    return recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
 
 
 def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool) -> Parts:
     """What of a source is used at all, before a part that it lacks is taken from its training data."""
     if limit is not None:
-        if limit < 1:
-            raise UsageError(f"The limit must be at least 1 image, not {limit}.")
         # The same images whatever the seed, so that several seeds are scored on the same.
         parts = data.limit(parts, limit, data.TEST_SEED)
     if fold is not None:
@@ -205,7 +214,8 @@ def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] 
     return parts
 
 
-def _complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
+def complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
+    """The parts that a source lacks, taken from its training data, and how."""
     return data.complete(parts, val_fraction=val_fraction, test_fraction=TEST_FRACTION, seed=seed)
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from densely import data, runs
+from densely import runs
 from densely.data import Dataset, Parts
 from densely.errors import UsageError
 from densely.evaluation import summarise
+from densely.preparation import name_of
 from densely.runs import Run
 from densely.training import train
 
@@ -85,8 +86,7 @@ def repeat(
         raise UsageError(f"{'--seeds' if seeds is not None else '--folds'} must be at least 2, not {count}.")
     if folds is not None and options.get("tune"):
         raise UsageError("--folds scores every image once already: leave --tune out.")
-    name = source if isinstance(source, str | Path) else _train_part(source).source.removesuffix("/train")
-    folder = runs.create_folder(out, str(name))
+    folder = runs.create_folder(out, name_of(source))
     found: list[Run] = []
     for i in range(count):
         different: dict[str, Any] = {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
@@ -98,7 +98,3 @@ def repeat(
     repeats = Repeats(folder, found, summary)
     console.print(f"\n{repeats}", markup=False, highlight=False, soft_wrap=True)
     return repeats
-
-
-def _train_part(source: Dataset | data.Parts) -> Dataset:
-    return source if isinstance(source, Dataset) else source.train

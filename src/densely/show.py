@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
 
-from densely import data
 from densely.batches import Batches
-from densely.data import Dataset, Preprocessing
-from densely.preparation import TEST_FRACTION
-from densely.recipes import Recipe, Task, choose
+from densely.data import Dataset, Parts, Preprocessing
+from densely.preparation import complete, load, name_of, task_of
+from densely.recipes import Recipe, choose
 
 SIDE, GAP, MARGIN, NAMES = 128, 6, 20, 200
 """Pixels: longest side of a shown image, between images, around the picture, at most for the class names."""
@@ -24,7 +24,7 @@ INK, PAPER, FAINT = "black", "white", "#666666"
 
 
 def preview(
-    source: str | Path | Dataset | data.Parts,
+    source: str | Path | Dataset | Parts,
     recipe: str = "auto",
     *,
     seed: int = 0,
@@ -46,14 +46,9 @@ def preview(
         UsageError: for names that do not exist, or a recipe that does not fit the images.
         DataError: for data that cannot be used.
     """
-    if isinstance(source, Dataset | data.Parts):
-        parts = source if isinstance(source, data.Parts) else data.Parts(source)
-        name = parts.train.source.removesuffix("/train")
-    else:
-        parts = data.load(source, data_dir=data_dir, size=size, channels=channels)
-        name = str(source) if source in data.NAMES else str(Path(source).expanduser().resolve())
-    chosen = choose(recipe, Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))).recipe
-    parts, _ = data.complete(parts, val_fraction=chosen.val_fraction, test_fraction=TEST_FRACTION, seed=seed)
+    parts, name = load(source, data_dir, size, channels, Console(stderr=True)), name_of(source)
+    chosen = choose(recipe, task_of(parts, name)).recipe
+    parts, _ = complete(parts, chosen.val_fraction, seed)
     return draw(parts.train, chosen, seed=seed, title=f"{Path(name).name}, recipe {recipe}")
 
 

@@ -5,6 +5,7 @@ negatives, so that the ReLU after them loses nothing (Page 2019; Jordan 2024, *9
 training that starts from decorrelated inputs needs fewer steps.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -37,26 +38,36 @@ class Whitening(keras.layers.Conv2D):
         """`(N, H, W, 8·C)`."""
         return (*input_shape[:-1], 2 * SIDE * SIDE * input_shape[-1])
 
-    def set_from(self, images: NDArray[np.float32]) -> None:
-        """Set the filters from preprocessed images, `(N, H, W, C)`."""
-        self.kernel.assign(filters(images))
+    def set_from(self, pieces: Iterable[NDArray[np.float32]]) -> None:
+        """Set the filters from preprocessed images, each piece `(N, H, W, C)`."""
+        self.kernel.assign(filters(pieces))
 
 
-def filters(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The whitening filters of `images` `(N, H, W, C)`: `(2, 2, C, 8·C)`, half of them the negatives of the others.
+def filters(pieces: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The whitening filters of images: `(2, 2, C, 8·C)`, half of them the negatives of the others.
 
     The patches of all images, through each filter, have mean square 1 (where they vary at all).
+
+    Args:
+        pieces: the images, preprocessed, so many `(N, H, W, C)` at a time that their patches fit in memory.
     """
-    channels = images.shape[-1]
-    patches = np.lib.stride_tricks.sliding_window_view(images, (SIDE, SIDE), axis=(1, 2))  # (N, H−1, W−1, C, 2, 2)
-    rows = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, SIDE * SIDE * channels).astype(np.float64)
-    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    squares: Any = 0.0
+    count = channels = 0
+    for images in pieces:
+        channels = images.shape[-1]
+        patches = np.lib.stride_tricks.sliding_window_view(images, (SIDE, SIDE), axis=(1, 2))  # (N, H−1, W−1, C, 2, 2)
+        rows = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, SIDE * SIDE * channels).astype(np.float64)
+        squares, count = squares + rows.T @ rows, count + len(rows)
+    values, vectors = np.linalg.eigh(squares / count)
     white = (vectors / np.sqrt(values + EPSILON)).reshape(SIDE, SIDE, channels, -1)
     return np.concatenate([white, -white], axis=-1).astype(np.float32)
 
 
-def fit(model: keras.Model, images: NDArray[np.float32]) -> None:
-    """Set every whitening layer of a model from preprocessed training images, `(N, H, W, C)`; most models have none."""
+def fit(model: keras.Model, pieces: Iterable[NDArray[np.float32]]) -> None:
+    """Set the whitening layer of a model from preprocessed training images, each piece `(N, H, W, C)`.
+
+    Most models have none; then nothing is taken from `pieces`, which may be a generator.
+    """
     for layer in model.layers:
         if isinstance(layer, Whitening):
-            layer.set_from(images)
+            layer.set_from(pieces)

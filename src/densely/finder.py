@@ -18,6 +18,7 @@ from densely.batches import Batches
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.preparation import prepare
+from densely.runs import write_whole
 
 #: Of the exponential average that the losses are smoothed with.
 SMOOTHING = 0.9
@@ -101,20 +102,12 @@ def find_learning_rate(
     rates = np.geomspace(lowest, highest, steps)
     rise = _Rise(rates)
     epochs = -(-steps // len(batches))
-    prepared.model.fit(batches, epochs=epochs, callbacks=[rise, _NextEpoch(batches)], shuffle=False, verbose=0)
+    next_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.set_epoch(epoch))
+    prepared.model.fit(batches, epochs=epochs, callbacks=[rise, next_epoch], shuffle=False, verbose=0)
     losses = np.array(rise.losses)
     finite = np.isfinite(losses)
     rates, losses = rates[: len(losses)][finite], losses[finite]
     return Sweep(rates, losses, steepest(rates, losses))
-
-
-class _NextEpoch(keras.callbacks.Callback):
-    def __init__(self, batches: Batches) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.batches.set_epoch(epoch)
 
 
 def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
@@ -153,6 +146,6 @@ def draw(sweep: Sweep, path: Path, title: str) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+        write_whole(path, lambda aside: figure.savefig(aside, dpi=150))
+    except ValueError as error:  # an ending that is no picture's
         raise DenselyError(f"{path} cannot be written: {error}.") from None

@@ -79,26 +79,16 @@ class Muon(CoupledSGD):
     the relative length of a step whatever the layer. Keras's own `Muon` leaves convolutions to Adam.
 
     Args:
-        learning_rate: step size, of both kinds.
-        momentum, nesterov, coupled_decay: of what SGD moves (the decay has no say over kernels, their length is fixed).
+        *args, **kwargs: as in `CoupledSGD`. The learning rate is of both kinds; momentum, Nesterov and decay are of
+            what SGD moves (the decay has no say over kernels, their length is fixed).
         kernel_momentum: of the orthogonalised kernels (default 0.6).
         newton_schulz_steps: more give singular values closer to 1 (default 3).
-        **kwargs: as in `keras.optimizers.SGD`.
     """
 
     momentums: list[Any]
 
-    def __init__(
-        self,
-        learning_rate: float = 0.1,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        coupled_decay: float = 0.0,
-        kernel_momentum: float = 0.6,
-        newton_schulz_steps: int = 3,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(learning_rate, momentum, nesterov, coupled_decay, **kwargs)
+    def __init__(self, *args: Any, kernel_momentum: float = 0.6, newton_schulz_steps: int = 3, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.kernel_momentum = kernel_momentum
         self.newton_schulz_steps = newton_schulz_steps
 

@@ -1,6 +1,7 @@
 """Iterative stratification against a textbook program, and what it promises for two parts."""
 
 import numpy as np
+from data.two_parts import exact_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -63,13 +64,7 @@ def test_folds_are_those_of_the_published_algorithm(labels, k, seed):
 def test_two_parts_disjoint_complete_exact_and_reproducible(labels, data, seed):
     before = labels.copy()
     count = data.draw(st.integers(1, len(labels) - 1))
-    kept, held_out = stratified(labels, count, seed)
-    assert len(held_out) == count
-    assert sorted([*kept, *held_out]) == list(range(len(labels)))
-    assert (np.diff(kept) > 0).all()
-    assert (np.diff(held_out) > 0).all()
-    again = stratified(labels, count, seed)
-    assert all(np.array_equal(a, b) for a, b in zip((kept, held_out), again, strict=True))
+    exact_parts(labels, count, seed)
     assert np.array_equal(labels, before)
 
 

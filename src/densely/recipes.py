@@ -64,7 +64,7 @@ class Recipe(BaseModel):
         validate_on_test: watch the test part after every epoch, as the notebook did; its score is then no honest one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = "custom"
     epochs: int = Field(default=40, ge=1)

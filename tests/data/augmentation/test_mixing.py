@@ -79,5 +79,10 @@ def test_each_alone_and_none():
     assert images is IMAGES
     assert targets is TARGETS
     assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
-    with pytest.raises(UsageError, match="-1"):
-        mix(IMAGES, TARGETS, rng, mixup=-1)
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+@pytest.mark.parametrize("alpha", [-1, float("inf"), float("nan")])
+def test_refuses_an_alpha_that_is_negative_or_not_finite(name, alpha):
+    with pytest.raises(UsageError, match=str(alpha)):
+        mix(IMAGES, TARGETS, np.random.default_rng(0), **{name: alpha})

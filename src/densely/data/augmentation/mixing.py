@@ -5,6 +5,8 @@ Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019. As i
 and each image's partner is another of the batch by a random permutation.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,10 +31,10 @@ def mix(
         New images and targets of the same shapes and types; what was given, if both are 0.
 
     Raises:
-        UsageError: an α is negative.
+        UsageError: an α is negative or not finite.
     """
-    if mixup < 0 or cutmix < 0:
-        raise UsageError(f"The α of mixup is {mixup} and that of CutMix {cutmix}: neither must be negative.")
+    if not (0 <= mixup < math.inf and 0 <= cutmix < math.inf):
+        raise UsageError(f"The α of mixup is {mixup} and that of CutMix {cutmix}: both must be finite, from 0 on.")
     if mixup and (not cutmix or rng.random() < 0.5):
         return mix_up(images, targets, rng, mixup)
     if cutmix:

@@ -73,6 +73,20 @@ def test_many_classes_are_a_handful():
     assert draw(many, Recipe()).height < 1000
 
 
+def test_a_name_of_several_lines_is_drawn_in_one():
+    pictures = []
+    for name in ("guinea pig", "guinea\n pig"):
+        named = Dataset(colours().images, colours().labels, (name, "b", "c"), f"{name}/train")
+        pictures.append(np.asarray(draw(named, Recipe(mixup=0.2))))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_refuses_an_empty_picture():
+    for nothing in ({"rows": 0}, {"variants": 0}):
+        with pytest.raises(UsageError, match="at least one of each"):
+            draw(colours(), Recipe(), **nothing)
+
+
 def test_what_a_recipe_does_in_words():
     assert describe(Recipe()) == "every image as it is"
     assert describe(Recipe(shift=1, flip=True)) == (

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from densely.batches import Batches
 from densely.data import Dataset, Parts, Preprocessing
+from densely.errors import UsageError
 from densely.preparation import complete, load, name_of, task_of
 from densely.recipes import Recipe, choose
 
@@ -66,8 +67,10 @@ def draw(
         variants: how many of each image.
 
     Raises:
-        UsageError: the recipe does not fit the images.
+        UsageError: the recipe does not fit the images, or nothing is to be drawn.
     """
+    if rows < 1 or variants < 1:
+        raise UsageError(f"A picture of {rows} rows and {variants} variants is empty: ask for at least one of each.")
     preprocessing = Preprocessing.fit(train.images, recipe.preprocessing)
     classes, shown = _chosen(train, rows, seed)
     found = [_variant(shown, preprocessing, recipe, seed, epoch) for epoch in range(variants)]
@@ -187,8 +190,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _cut(text: str, size: int, width: int) -> str:
-    """The text, shortened with … where it is wider than `width` pixels."""
+    """The text in one line, shortened with … where it is wider than `width` pixels."""
     font = _font(size)
+    # A folder's name, or a table's label, may hold line breaks.
+    text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

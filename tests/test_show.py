@@ -68,9 +68,11 @@ def test_large_images_are_made_smaller_and_classes_without_images_are_left_out()
     assert picture.height < 500
 
 
-def test_many_classes_are_a_handful():
-    many = Dataset(np.zeros((100, 8, 8, 1), np.uint8), np.arange(100), tuple(map(str, range(100))), "many")
-    assert draw(many, Recipe()).height < 1000
+@pytest.mark.parametrize(("classes", "rows"), [(7, 7), (10, 10), (100, 10)])
+def test_at_most_ten_classes(classes, rows):
+    images = np.full((classes, 8, 8, 1), 99, np.uint8)
+    many = Dataset(images, np.arange(classes), tuple(map(str, range(classes))), "many")
+    assert cells(draw(many, Recipe(preprocessing="unit"), variants=1), (99, 99, 99)) == rows * 2
 
 
 def test_a_name_of_several_lines_is_drawn_in_one():

@@ -54,7 +54,7 @@ def preview(
 
 
 def draw(
-    train: Dataset, recipe: Recipe, *, seed: int = 0, title: str | None = None, rows: int = 6, variants: int = 8
+    train: Dataset, recipe: Recipe, *, seed: int = 0, title: str | None = None, rows: int = 10, variants: int = 8
 ) -> Image.Image:
     """The picture for images and a recipe: a row a class, the image as it is, then variants of it.
 

@@ -156,6 +156,23 @@ def test_the_paper_s_batches_are_preprocessed_then_shifted_and_flipped() -> None
     np.testing.assert_array_equal(batches[7][1], digits.labels[chosen])
 
 
+def test_flipped_in_turn_two_epochs_show_every_image_both_ways() -> None:
+    digits = data.load("digits").train.take(range(70))
+    unit = data.Preprocessing.fit(digits.images, "unit")
+    batches = Batches(digits, unit, Recipe(batch_size=32, flip=True, flip_in_turn=True), seed=5, training=True)
+    shown = []
+    for epoch in (4, 5):
+        batches.set_epoch(epoch)
+        images = np.concatenate([batches[step][0] for step in range(3)])
+        shown.append(images[np.argsort(batches.order)])
+    plain = unit(digits.images)
+    mirrored = (shown[0] != plain).any(axis=(1, 2, 3))
+    assert 20 < mirrored.sum() < 50
+    turned = mirrored[:, None, None, None]
+    np.testing.assert_array_equal(shown[0], np.where(turned, plain[:, :, ::-1], plain))
+    np.testing.assert_array_equal(shown[1], np.where(turned, plain, plain[:, :, ::-1]))
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_batches_of_mixed_images_have_distributions_for_targets(several: bool) -> None:
     rng = np.random.default_rng(0)

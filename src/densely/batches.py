@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from densely.data import Dataset, Preprocessing, augment, batch_rng, epoch_order, mix
+from densely.data import Dataset, Preprocessing, augment, batch_rng, epoch_order, mirrored_in_turn, mix
 from densely.recipes import Recipe
 
 
@@ -40,6 +40,7 @@ class Batches(keras.utils.PyDataset):
         self.epoch = epoch
         n = len(self.dataset)
         self.order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
+        self.mirrored = mirrored_in_turn(n, self.seed, epoch) if self.recipe.flip_in_turn else None
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.recipe.batch_size
@@ -50,7 +51,8 @@ class Batches(keras.utils.PyDataset):
         if not self.training:
             return self.preprocessing(images), targets
         rng = batch_rng(self.seed, self.epoch, step)
-        pixels = augment(images, rng, self.recipe.augmentation, self.preprocessing)
+        mirrored = self.mirrored[chosen] if self.mirrored is not None else None
+        pixels = augment(images, rng, self.recipe.augmentation, self.preprocessing, mirrored)
         return mix(pixels, targets, rng, mixup=self.recipe.mixup, cutmix=self.recipe.cutmix)
 
 

@@ -114,6 +114,10 @@ def train(
     shift: Annotated[int | None, _augmentation("Random shift, in pixels.")] = None,
     fill: Annotated[str | None, _augmentation("What a shift brings in.", metavar="zero|reflect")] = None,
     flip: Annotated[bool | None, _augmentation("Mirror at random.", names=("--flip/--no-flip",))] = None,
+    flip_in_turn: Annotated[
+        bool | None,
+        _augmentation("Mirror every second epoch, not by chance.", names=("--flip-in-turn/--no-flip-in-turn",)),
+    ] = None,
     flip_vertically: Annotated[
         bool | None, _augmentation("Upside down at random.", names=("--flip-vertically/--no-flip-vertically",))
     ] = None,
@@ -171,6 +175,7 @@ def train(
         "shift": shift,
         "fill": fill,
         "flip": flip,
+        "flip_in_turn": flip_in_turn,
         "flip_vertically": flip_vertically,
         "turn": turn,
         "crop": crop,

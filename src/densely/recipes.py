@@ -51,6 +51,7 @@ class Recipe(BaseModel):
             its standard deviation.
         shift: random shift in pixels to each side, image by image (pad, then crop; the paper's 4).
         flip: mirror left to right, every second image by chance.
+        flip_in_turn: with `flip`, mirror each image in every second epoch: what one epoch does not, the next does.
         fill: what a move brings in at the border: `"zero"`, black or, standardised, the mean colour (the paper's
             code); `"reflect"`, the mirror image.
         flip_vertically: upside down, every second image by chance.
@@ -90,6 +91,7 @@ class Recipe(BaseModel):
     preprocessing: Literal["unit", "standardise"] = "standardise"
     shift: int = Field(default=0, ge=0)
     flip: bool = False
+    flip_in_turn: bool = False
     fill: Literal["zero", "reflect"] = "zero"
     flip_vertically: bool = False
     turn: bool = False

@@ -118,7 +118,7 @@ def describe(recipe: Recipe) -> str:
         recipe.turn and "turned by 0 to 3 quarters",
         recipe.flip_vertically and "upside down by chance",
         recipe.shift > 0 and f"shifted by up to {recipe.shift} {_pixels(recipe.shift)} (border: {border})",
-        recipe.flip and "mirrored left to right by chance",
+        recipe.flip and f"mirrored left to right {'in every second epoch' if recipe.flip_in_turn else 'by chance'}",
         recipe.policy == "trivial" and "one random change of place, light or colour (TrivialAugment)",
         recipe.cutout > 0 and f"a square of {recipe.cutout} {_pixels(recipe.cutout)} blanked (Cutout)",
         recipe.mixup > 0 and f"blended with another image (mixup, alpha {recipe.mixup:g})",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from densely.data import cifar, digits, folder, small, svhn, table
 from densely.data.augmentation import Augmentation, augment, mix, shift_and_flip
-from densely.data.batches import Preprocessing, batch_rng, epoch_order
+from densely.data.batches import Preprocessing, batch_rng, epoch_order, mirrored_in_turn
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
 from densely.data.images import read_image
@@ -43,6 +43,7 @@ __all__ = [
     "join",
     "limit",
     "load",
+    "mirrored_in_turn",
     "mix",
     "read_image",
     "shift_and_flip",

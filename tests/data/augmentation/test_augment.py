@@ -25,6 +25,15 @@ def test_the_paper_s_shift_follows_the_preprocessing_and_draws_alone():
 
 
 @pytest.mark.parametrize("fill", ["zero", "reflect"])
+def test_mirrored_names_the_images_where_flips_are_asked_for(fill):
+    named = np.arange(len(IMAGES)) % 3 == 0
+    got = augment(IMAGES, rng(), Augmentation(flip=True, fill=fill), STANDARDISE, named)
+    pixels = STANDARDISE(IMAGES)
+    np.testing.assert_array_equal(got, np.where(named[:, None, None, None], pixels[:, :, ::-1], pixels))
+    np.testing.assert_array_equal(augment(IMAGES, rng(), Augmentation(), STANDARDISE, named), pixels)
+
+
+@pytest.mark.parametrize("fill", ["zero", "reflect"])
 def test_all_steps_in_order(fill):
     everything = Augmentation(0.5, True, True, 2, True, fill, "trivial", 5)
     before = IMAGES.copy()

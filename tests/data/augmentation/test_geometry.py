@@ -62,6 +62,16 @@ def test_half_are_mirrored():
     assert abs(mirrored.mean() - 0.5) < 0.05
 
 
+def test_those_that_are_named_are_mirrored_and_no_coin_is_drawn():
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+    named = np.array([True, False, False, True, True, False])
+    draws, same = np.random.default_rng(1), np.random.default_rng(1)
+    got = shift_and_flip(images, draws, shift=1, flip=named)
+    moved = shift_and_flip(images, same, shift=1, flip=False)
+    np.testing.assert_array_equal(got, np.where(named[:, None, None, None], moved[:, :, ::-1], moved))
+    assert draws.random() == same.random()
+
+
 def test_refuses():
     images, rng = np.zeros((2, 4, 4, 3), dtype=np.uint8), np.random.default_rng(0)
     for arguments in (

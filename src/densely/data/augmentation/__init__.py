@@ -57,7 +57,11 @@ class Augmentation:
 
 
 def augment(
-    images: NDArray[np.uint8], rng: np.random.Generator, settings: Augmentation, preprocessing: Preprocessing
+    images: NDArray[np.uint8],
+    rng: np.random.Generator,
+    settings: Augmentation,
+    preprocessing: Preprocessing,
+    mirrored: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Augment images and preprocess them, as a training step sees them.
 
@@ -70,6 +74,7 @@ def augment(
         rng: the random numbers.
         settings: what to do.
         preprocessing: pixels into what the network sees.
+        mirrored: if `settings.flip`, which images to mirror, bool (n,); by default every second one by chance.
 
     Returns:
         float32 (n, h, w, c).
@@ -79,6 +84,7 @@ def augment(
     """
     moves = settings.shift != 0 or settings.flip
     reflects = settings.fill == "reflect"
+    flip = mirrored if settings.flip and mirrored is not None else settings.flip
     if settings.crop is not None:
         images = zoom_and_crop(images, rng, settings.crop)
     if settings.turn:
@@ -86,12 +92,12 @@ def augment(
     if settings.flip_vertically:
         images = flip_vertically(images, rng)
     if moves and reflects:
-        images = shift_and_flip(images, rng, shift=settings.shift, flip=settings.flip, fill="reflect")
+        images = shift_and_flip(images, rng, shift=settings.shift, flip=flip, fill="reflect")
     if settings.policy == "trivial":
         images = trivial_augment(images, rng, border="reflect" if reflects else "mean")
     pixels = preprocessing(images)
     if moves and not reflects:
-        pixels = shift_and_flip(pixels, rng, shift=settings.shift, flip=settings.flip)
+        pixels = shift_and_flip(pixels, rng, shift=settings.shift, flip=flip)
     if settings.cutout:
         pixels = cutout(pixels, rng, settings.cutout)
     return pixels

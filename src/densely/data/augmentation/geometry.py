@@ -18,16 +18,22 @@ Fill = float | Sequence[float] | Literal["reflect"]
 
 
 def shift_and_flip(
-    images: Images, rng: np.random.Generator, *, shift: int = 4, flip: bool = True, fill: Fill = 0
+    images: Images,
+    rng: np.random.Generator,
+    *,
+    shift: int = 4,
+    flip: bool | NDArray[np.bool_] = True,
+    fill: Fill = 0,
 ) -> Images:
-    """Move each image by its own random offset and mirror each with probability one half.
+    """Move each image by its own random offset, and mirror each with probability one half or those that are named.
 
     Args:
         images: (n, h, w, c), uint8 or float32; not changed.
-        rng: what is drawn, in this order: n vertical offsets, n horizontal ones, n coins.
+        rng: what is drawn, in this order: n vertical offsets, n horizontal ones, n coins (none if `flip` names them).
         shift: largest offset, in pixels, in each direction; every offset in -shift..shift is equally likely (pad by
             `shift` on all sides, crop back to h x w). 0 does not move.
-        flip: whether to mirror left to right; leave it off where that changes the meaning (digits, text).
+        flip: whether to mirror left to right, or which images, bool (n,); leave it off where that changes the meaning
+            (digits, text).
         fill: what comes in at the border: one value, one per channel, or `"reflect"`. On images whose mean has been
             subtracted, 0 is the mean colour; on raw pixels, give the mean colour for the same effect.
 
@@ -41,7 +47,7 @@ def shift_and_flip(
     if shift < 0:
         raise UsageError(f"The shift is {shift} pixels: it must not be negative.")
     down, right = rng.integers(0, 2 * shift + 1, size=(2, n))
-    mirrored: NDArray[np.bool_] = np.less(rng.random(n), 0.5) if flip else np.zeros(n, dtype=np.bool_)
+    mirrored = np.less(rng.random(n), 0.5) if flip is True else np.broadcast_to(flip, n)
 
     padded = _pad(images, shift, fill)
     height, width = padded.shape[1:3]

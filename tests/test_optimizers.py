@@ -54,12 +54,27 @@ def test_the_general_path_equals_the_one_for_torch(problem, monkeypatch: pytest.
 
 def test_a_configuration_round_trips() -> None:
     for optimizer in (
-        CoupledSGD(0.05, 0.8, False, coupled_decay=1e-4),
-        Muon(0.05, coupled_decay=1e-4, kernel_momentum=0.7, newton_schulz_steps=5),
+        CoupledSGD(0.05, 0.8, False, coupled_decay=1e-4, beta_factor=8.0),
+        Muon(0.05, coupled_decay=1e-4, beta_factor=64.0, kernel_momentum=0.7, newton_schulz_steps=5),
     ):
         again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
         assert type(again) is type(optimizer)
         assert again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("kind", [CoupledSGD, Muon])
+@pytest.mark.parametrize("backend", ["torch", "another"])
+def test_shifts_alone_move_at_their_own_rate(problem, kind, backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, gradients = problem
+    monkeypatch.setattr("densely.optimizers.keras.backend.backend", lambda: backend)
+    gamma, beta = (keras.Variable(start, name=name) for name in ("gamma", "beta"))
+    optimizer = kind(0.1, coupled_decay=0.01, beta_factor=8.0)
+    for g in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(g)] * 2, [gamma, beta])
+    plain = steps(CoupledSGD(0.1, coupled_decay=0.01), start, gradients)
+    faster = steps(CoupledSGD(0.8, coupled_decay=0.01), start, gradients)
+    np.testing.assert_allclose(gamma.numpy(), plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(beta.numpy(), faster, rtol=1e-5, atol=1e-6)
 
 
 def textbook_muon(start: np.ndarray, gradients: list[np.ndarray], rate: float, momentum: float) -> np.ndarray:

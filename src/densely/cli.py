@@ -92,6 +92,7 @@ def train(
     ] = None,
     warmup: Annotated[float | None, _setting("Share of the steps in which the rate rises.")] = None,
     optimizer: Annotated[str | None, _setting("What moves the weights.", metavar="sgd|muon|adamw")] = None,
+    beta_factor: Annotated[float | None, _setting("Shifts β learn so many times faster (SGD, Muon).")] = None,
     weight_decay: Annotated[float | None, _setting("λ.")] = None,
     decay_on: Annotated[
         str | None,
@@ -131,6 +132,7 @@ def train(
         bool | None,
         _augmentation("Score the mean over an image and its mirror image.", names=("--flip-test/--no-flip-test",)),
     ] = None,
+    shift_test: Annotated[int | None, _augmentation("And over images moved by so many pixels.")] = None,
     depth: Annotated[int | None, typer.Option(help="Of the network.", show_default="network")] = None,
     growth_rate: Annotated[int | None, typer.Option(help="k, of the network.", show_default="network")] = None,
     dropout: Annotated[float | None, typer.Option(help="0 to below 1.", show_default="network")] = None,
@@ -161,6 +163,7 @@ def train(
         "schedule": schedule,
         "warmup": warmup,
         "optimizer": optimizer,
+        "beta_factor": beta_factor,
         "weight_decay": weight_decay,
         "decay_on": decay_on,
         "label_smoothing": label_smoothing,
@@ -184,6 +187,7 @@ def train(
         "mixup": mixup,
         "cutmix": cutmix,
         "flip_test": flip_test,
+        "shift_test": shift_test,
     }
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
     # A mistyped name is told before data are read and the engine is loaded.
@@ -282,11 +286,11 @@ def evaluate(
     dataset = getattr(parts, part)
     if dataset is None:
         raise UsageError(f"{run_folder} has no {part} part.")
-    model, flip = run.model(chosen), run.config.recipe.flip_test
+    model, views = run.model(chosen), run.config.recipe.views
     if part == "test":
-        found = evaluation.evaluate_held_out(model, run.preprocessing, val=parts.val, test=dataset, flip=flip)["test"]
+        found = evaluation.evaluate_held_out(model, run.preprocessing, val=parts.val, test=dataset, views=views)["test"]
     else:
-        found = evaluation.evaluate(model, dataset, run.preprocessing, flip=flip)
+        found = evaluation.evaluate(model, dataset, run.preprocessing, views=views)
     if as_json:
         print(json.dumps({"part": part, "weights": chosen, **found}))
         return

@@ -17,6 +17,9 @@ class CoupledSGD(keras.optimizers.SGD):
         momentum: 0 to 1 (default 0.9).
         nesterov: look ahead (default `True`).
         coupled_decay: λ (default 0).
+        beta_factor: the shifts β of batch normalisation learn at so many times the rate (default 1). Their gradients
+            are small: in a short training they hardly move (Jordan 2024, *94 % on CIFAR-10 in 3.29 seconds on a
+            single GPU*, Section 3.4, takes 64).
         **kwargs: as in `keras.optimizers.SGD`.
     """
 
@@ -26,12 +29,23 @@ class CoupledSGD(keras.optimizers.SGD):
         momentum: float = 0.9,
         nesterov: bool = True,
         coupled_decay: float = 0.0,
+        beta_factor: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, **kwargs)
         self.coupled_decay = coupled_decay
+        self.beta_factor = beta_factor
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        pairs = list(zip(grads, trainable_variables, strict=True))
+        shifts = [(g, v) for g, v in pairs if v.name == "beta" and self.beta_factor != 1]
+        others = [(g, v) for g, v in pairs if v.name != "beta" or self.beta_factor == 1]
+        for some, rate in ((others, learning_rate), (shifts, learning_rate * self.beta_factor)):
+            if some:
+                gradients, variables = map(list, zip(*some, strict=True))
+                self._move(gradients, variables, rate)
+
+    def _move(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if keras.backend.backend() == "torch":
             self._update_all_at_once(grads, trainable_variables, learning_rate)
         else:
@@ -65,7 +79,7 @@ class CoupledSGD(keras.optimizers.SGD):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this optimizer again."""
-        return {**super().get_config(), "coupled_decay": self.coupled_decay}
+        return {**super().get_config(), "coupled_decay": self.coupled_decay, "beta_factor": self.beta_factor}
 
 
 @keras.saving.register_keras_serializable(package="densely")

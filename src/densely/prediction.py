@@ -38,6 +38,6 @@ def predict(run: Run, images: list[str | Path], *, top: int = 5, weights: Weight
     height, width, channels = run.inputs.input_shape
     # Every image is read before the network is built: a wrong path is told at once.
     batch = np.stack([read_image(path, (height, width), channels) for path in images])
-    p = probabilities(run.model(weights), batch, run.preprocessing, flip=run.config.recipe.flip_test)
+    p = probabilities(run.model(weights), batch, run.preprocessing, views=run.config.recipe.views)
     names = run.inputs.class_names
     return [[Guess(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in p]

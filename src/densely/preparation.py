@@ -251,7 +251,13 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     if recipe.optimizer == "adamw":
         return keras.optimizers.AdamW(weight_decay=decay, **shared)
     kind = Muon if recipe.optimizer == "muon" else CoupledSGD
-    return kind(momentum=recipe.momentum, nesterov=recipe.nesterov, coupled_decay=decay, **shared)
+    return kind(
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        coupled_decay=decay,
+        beta_factor=recipe.beta_factor,
+        **shared,
+    )
 
 
 def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:

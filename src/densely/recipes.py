@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from densely.data import SMALL, Augmentation
 from densely.errors import from_validation, unknown
+from densely.evaluation import Views
 
 
 class Recipe(BaseModel):
@@ -34,6 +35,8 @@ class Recipe(BaseModel):
         optimizer: `"sgd"`; `"muon"`, orthogonalised momentum for convolutions, SGD for the rest
             (`densely.optimizers.Muon`); `"adamw"` (Loshchilov & Hutter 2019; its decay is decoupled, λ·η·w).
         momentum, nesterov: of SGD.
+        beta_factor: with SGD and Muon, the shifts β of batch normalisation learn at so many times the rate (AdamW
+            scales every parameter's steps itself).
         weight_decay: λ, see `decay_on`.
         decay_on: `"all"`, λ·w added to the gradient of every parameter (the paper's code); `"kernels"`, `l2(λ)` in
             the loss of every kernel, so a gradient of 2λ·w (the notebook's).
@@ -46,7 +49,8 @@ class Recipe(BaseModel):
         precision: `"float32"`; `"bfloat16"`, activations and products in it, weights in float32; `"auto"`, bfloat16
             where the processor has it.
         early_stop: end after so many epochs without a better validation score, and go back to the best weights.
-        flip_test: score, and predict, by the mean over an image and its mirror image.
+        flip_test, shift_test: score, and predict, by the mean over an image and its mirror image, and over both moved
+            by so many pixels (`densely.evaluation.Views`).
         preprocessing: `"unit"`, pixels / 255; `"standardise"`, then less the training part's channel mean, over
             its standard deviation.
         shift: random shift in pixels to each side, image by image (pad, then crop; the paper's 4).
@@ -78,6 +82,7 @@ class Recipe(BaseModel):
     optimizer: Literal["sgd", "muon", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
+    beta_factor: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     decay_on: Literal["all", "kernels"] = "all"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -88,6 +93,7 @@ class Recipe(BaseModel):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     early_stop: int | None = Field(default=None, ge=1)
     flip_test: bool = False
+    shift_test: int = Field(default=0, ge=0)
     preprocessing: Literal["unit", "standardise"] = "standardise"
     shift: int = Field(default=0, ge=0)
     flip: bool = False
@@ -107,6 +113,11 @@ class Recipe(BaseModel):
     def augmentation(self) -> Augmentation:
         """What is done to each training image on its own."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+
+    @property
+    def views(self) -> Views:
+        """At what of an image the trained network looks."""
+        return Views(self.flip_test, self.shift_test)
 
     @property
     def mixes(self) -> bool:

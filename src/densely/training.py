@@ -113,7 +113,7 @@ def train(
         prepared.preprocessing,
         val=parts.val,
         test=None if prepared.config.tune else parts.test,
-        flip=chosen.flip_test,
+        views=chosen.views,
     )
     runs.write_json(run.folder / "metrics.json", metrics)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)

@@ -309,19 +309,22 @@ def fast(task: Task) -> Choice:
     flip = task.data not in ("digits", *SVHN)
     recipe = Recipe(
         name="fast",
-        epochs=9,
+        epochs=10,
         batch_size=256 if task.images >= 20_000 else 64,
-        learning_rate=0.12,
+        learning_rate=0.03,
         schedule="one-cycle",
         warmup=0.15,
         optimizer="muon",
+        beta_factor=64.0,
         weight_decay=5e-4,
         label_smoothing=0.1,
         precision="auto",
         shift=2,
         fill="reflect",
         flip=flip,
+        flip_in_turn=True,
         flip_test=flip,
+        shift_test=1,
         val_fraction=0.02,
     )
     return Choice(recipe, "densenet-fast", {}, "few epochs of a shallow, widening network")
@@ -344,6 +347,7 @@ def few_shot(task: Task) -> Choice:
         epochs=_epochs(task, views=30_000, least=30, most=150),
         batch_size=50 if task.images < 5_000 else 128,
         learning_rate=0.06,
+        beta_factor=1.0,
         warmup=0.1,
         shift=max(1, min(task.input_shape[:2]) // 8),
         policy="trivial",

@@ -8,6 +8,14 @@ import pytest
 import densely  # noqa: F401  (chooses the engine before anything imports Keras)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees or leaves anything in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache") / "default"
+    monkeypatch.setenv("DENSELY_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def cifar_dir() -> Path:
     """The folder with the CIFAR archives; without one the test is skipped."""

@@ -151,6 +151,9 @@ def test_the_help_of_train_names_every_data_set(tmp_path: Path) -> None:
         (["show", "digits", "--out", "x.jpg"], 2, "must end in .png"),
         (["show", "digits", "--recipe", "papre"], 2, "did you mean paper"),
         (["show", "digitz"], 2, "did you mean digits"),
+        (["find-lr", "digits", "--out", "x.banana"], 2, "x.banana has no picture's ending"),
+        (["find-lr", "digits", "--model", "densenet-40"], 2, "did you mean densenet-40-12"),
+        (["train", "digits", "--seeds", "2", "--epochs", "0"], 2, "epochs=0"),
         (["trian", "digits"], 2, "trian"),
     ],
 )

@@ -47,6 +47,7 @@ def test_seeds_share_the_test_part(tmp_path: Path) -> None:
         ({"seeds": 2, "folds": 2}, "either seeds or folds"),
         ({"seeds": 1}, "--seeds must be at least 2"),
         ({"folds": 3, "tune": True}, "leave --tune out"),
+        ({"seeds": 2, "epochs": 0}, "epochs=0"),
     ],
 )
 def test_wrong_use_is_told_before_anything_is_written(counts: dict, says: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import densely
@@ -240,13 +241,17 @@ def find_lr(
     data_dir: DataDir = None,
 ) -> None:
     """Suggest a learning rate: a short training whose rate rises, and where its loss falls fastest."""
+    from densely.architecture import spec
     from densely.recipes import named
 
+    if model is not None:
+        spec(model)
     named(recipe)
     if not picture.parent.is_dir():
         raise UsageError(f"There is no folder {picture.parent} for the picture: make it, or choose another --out.")
     from densely import finder
 
+    finder.check_ending(picture)
     found = finder.find_learning_rate(
         source,
         recipe=recipe,
@@ -325,7 +330,7 @@ def predict(
         out.print(str(image), style="bold", markup=False, highlight=False, soft_wrap=True)
         table = Table("class", "probability", "", box=None)
         for g in found:
-            table.add_row(g.label, f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
+            table.add_row(escape(g.label), f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
         out.print(table)
 
 

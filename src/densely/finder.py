@@ -128,12 +128,27 @@ def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
     return float(rates[places[np.argmin(slopes)]])
 
 
+def check_ending(path: Path) -> None:
+    """Whether a curve can be drawn to a file of this name: asked before the sweep, not after it.
+
+    Raises:
+        UsageError: if its ending is no picture's.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in endings:
+        raise UsageError(f"{path} has no picture's ending: choose one of .{', .'.join(sorted(endings))}.")
+
+
 def draw(sweep: Sweep, path: Path, title: str) -> None:
     """Draw the curve as a picture (PNG or SVG, by the name's ending).
 
     Raises:
-        DenselyError: if it cannot be written.
+        UsageError: if the name's ending is no picture's.
+        DataError: if it cannot be written.
     """
+    check_ending(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -145,7 +160,4 @@ def draw(sweep: Sweep, path: Path, title: str) -> None:
     axes.set_ylim(sweep.losses.min() - 0.05, max(top, sweep.losses.min() + 0.1))
     axes.legend()
     axes.grid(alpha=0.3)
-    try:
-        write_whole(path, lambda aside: figure.savefig(aside, dpi=150))
-    except ValueError as error:  # an ending that is no picture's
-        raise DenselyError(f"{path} cannot be written: {error}.") from None
+    write_whole(path, lambda aside: figure.savefig(aside, dpi=150))

@@ -7,6 +7,7 @@ runs/photos-1/
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from densely import runs
 from densely.data import Dataset, Parts
-from densely.errors import UsageError
+from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
 from densely.preparation import name_of
 from densely.runs import Run
@@ -88,11 +89,17 @@ def repeat(
         raise UsageError("--folds scores every image once already: leave --tune out.")
     folder = runs.create_folder(out, name_of(source))
     found: list[Run] = []
-    for i in range(count):
-        different: dict[str, Any] = {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
-        part = f"seed-{seed + i}" if folds is None else f"fold-{i + 1}"
-        console.print(f"\n{part}, {i + 1} of {count}", style="bold", highlight=False)
-        found.append(train(source, out=folder / part, console=console, **different, **options))
+    try:
+        for i in range(count):
+            different: dict[str, Any] = {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
+            part = f"seed-{seed + i}" if folds is None else f"fold-{i + 1}"
+            console.print(f"\n{part}, {i + 1} of {count}", style="bold", highlight=False)
+            found.append(train(source, out=folder / part, console=console, **different, **options))
+    except DenselyError:
+        # A wrong setting is told before the first run writes anything; then nothing stays behind.
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     summary = summarise([run.metrics for run in found], "val" if options.get("tune") else "test")
     runs.write_json(folder / "summary.json", summary)
     repeats = Repeats(folder, found, summary)

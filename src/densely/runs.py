@@ -227,7 +227,8 @@ def create_folder(out: str | Path | None, data: str) -> Path:
             return folder
         root = Path("runs")
         root.mkdir(exist_ok=True)
-        name = Path(data).resolve().name or "run"
+        path = Path(data).resolve()
+        name = (path.stem if path.is_file() else path.name) or "run"
         number = 1
         while True:
             with contextlib.suppress(FileExistsError):

@@ -26,10 +26,3 @@ def pets(draw, tmp_path):
         draw(f"pets/cat/{i}.{suffix}", seed=i)
         draw(f"pets/dog/{i}.{suffix}", seed=10 + i)
     return tmp_path / "pets"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """No test sees or leaves anything in the user's own cache."""
-    monkeypatch.setenv("DENSELY_CACHE", str(tmp_path / "default-cache"))
-    return tmp_path / "default-cache"

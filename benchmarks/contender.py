@@ -37,7 +37,7 @@ def keras_fit(task: dict[str, Any], fused: bool | None) -> Callable[[], None]:
     import keras
 
     from densely.architecture import build, spec
-    from densely.optimizers import CoupledSGD
+    from densely.training.optimizers import CoupledSGD
 
     keras.utils.set_random_seed(task["seed"])
     if task["dtype"] == "bfloat16":

@@ -308,7 +308,7 @@ def test_memory_grows_linearly_with_depth_and_the_reference_path_s_quadratically
 LARGE_PROGRAM = """
 import numpy as np, keras, resource
 from densely import build
-from densely.optimizers import CoupledSGD
+from densely.training.optimizers import CoupledSGD
 model = build("densenet-bc-250-24", dropout=0.2, activation="none")
 model.compile(CoupledSGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 x = np.random.default_rng(0).normal(size=(128, 32, 32, 3)).astype("float32")

@@ -11,7 +11,7 @@ from densely import data
 from densely.errors import DataError, UsageError
 from densely.prediction import predict
 from densely.runs import Run
-from densely.training import train
+from densely.training.single import train
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from densely import runs
 from densely.architecture import build
 from densely.errors import DataError, UsageError
 from densely.runs import Run
-from densely.training import train
+from densely.training.single import train
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from densely import data
-from densely.batches import Batches
 from densely.data import Dataset, Preprocessing
 from densely.errors import UsageError
 from densely.recipes import Recipe
 from densely.show import describe, draw, preview
+from densely.training.batches import Batches
 
 
 def colours(side=64, channels=3, classes=3, several=False):

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from densely.errors import DataError, DenselyError, UsageError
     from densely.layers import DenseBlock, NormReluConv, Transition
     from densely.notebook import create_dense_net
-    from densely.optimizers import CoupledSGD
-    from densely.progress import ProgressBar
     from densely.recipes import Recipe
-    from densely.repeats import repeat
     from densely.runs import Run
-    from densely.training import train
+    from densely.training.optimizers import CoupledSGD
+    from densely.training.progress import ProgressBar
+    from densely.training.repeats import repeat
+    from densely.training.single import train
 
 _HOME = {
     "NETWORKS": "architecture",
@@ -45,12 +45,12 @@ _HOME = {
     "NormReluConv": "layers",
     "Transition": "layers",
     "create_dense_net": "notebook",
-    "CoupledSGD": "optimizers",
-    "ProgressBar": "progress",
+    "CoupledSGD": "training.optimizers",
+    "ProgressBar": "training.progress",
     "Recipe": "recipes",
-    "repeat": "repeats",
+    "repeat": "training.repeats",
     "Run": "runs",
-    "train": "training",
+    "train": "training.single",
 }
 
 __all__ = [
@@ -79,11 +79,9 @@ __all__ = [
 
 _MODULES = (
     "architecture",
-    "calibration",
     "cost",
     "data",
     "evaluation",
-    "finder",
     "kernels",
     "layers",
     "notebook",
@@ -91,6 +89,7 @@ _MODULES = (
     "recipes",
     "runs",
     "show",
+    "training",
 )
 
 

@@ -217,7 +217,7 @@ def train(
     if seeds is None and folds is None:
         densely.train(source, seed=seed, **options)
         return
-    from densely.repeats import repeat
+    from densely.training.repeats import repeat
 
     if source is None:
         raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
@@ -249,7 +249,7 @@ def find_lr(
     named(recipe)
     if not picture.parent.is_dir():
         raise UsageError(f"There is no folder {picture.parent} for the picture: make it, or choose another --out.")
-    from densely import finder
+    from densely.training import finder
 
     finder.check_ending(picture)
     found = finder.find_learning_rate(
@@ -284,8 +284,9 @@ def evaluate(
     part = _choice("--part", part, ("test", "val", "train"))
     run = Run.open(run_folder)
     chosen = _weights(weights)
-    from densely import evaluation, scorecard
-    from densely.preparation import parts_of
+    from densely import evaluation
+    from densely.evaluation import scorecard
+    from densely.training.preparation import parts_of
 
     parts = parts_of(run, data_dir)
     dataset = getattr(parts, part)

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
         stages: `((epochs, learning rate), …)` in place of `schedule`, as the notebook annealed by hand; past
             its last stage the last rate stays.
         optimizer: `"sgd"`; `"muon"`, orthogonalised momentum for convolutions, SGD for the rest
-            (`densely.optimizers.Muon`); `"adamw"` (Loshchilov & Hutter 2019; its decay is decoupled, λ·η·w).
+            (`densely.training.optimizers.Muon`); `"adamw"` (Loshchilov & Hutter 2019; its decay is decoupled, λ·η·w).
         momentum, nesterov: of SGD.
         beta_factor: with SGD and Muon, the shifts β of batch normalisation learn at so many times the rate (AdamW
             scales every parameter's steps itself).

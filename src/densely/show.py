@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
-from densely.batches import Batches
 from densely.data import Dataset, Parts, Preprocessing
 from densely.errors import UsageError
-from densely.preparation import complete, load, name_of, task_of
 from densely.recipes import Recipe, choose
+from densely.training.batches import Batches
+from densely.training.preparation import complete, load, name_of, task_of
 
 SIDE, GAP, MARGIN, NAMES = 128, 6, 20, 200
 """Pixels: longest side of a shown image, between images, around the picture, at most for the class names."""

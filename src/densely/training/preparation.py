@@ -15,11 +15,11 @@ from densely import architecture, data, recipes, runs, whitening
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
 from densely.data.dataset import chunks
 from densely.errors import DenselyError, UsageError
-from densely.losses import CrossEntropy
-from densely.optimizers import CoupledSGD, Muon
-from densely.precision import computing_in, resolved
 from densely.recipes import Recipe
 from densely.runs import Run, RunConfig
+from densely.training.losses import CrossEntropy
+from densely.training.optimizers import CoupledSGD, Muon
+from densely.training.precision import computing_in, resolved
 
 #: Where a source has no test part of its own, this share of it becomes one, the same for every seed.
 TEST_FRACTION = 0.2

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from densely import runs
-from densely.averaging import WeightAverage
 from densely.errors import DenselyError
 from densely.runs import Run
+from densely.training.averaging import WeightAverage
 
 if TYPE_CHECKING:
-    from densely.batches import Batches
+    from densely.training.batches import Batches
 
 
 class Conductor(keras.callbacks.Callback):

@@ -14,8 +14,8 @@ import densely
 from densely.cli import app
 from densely.errors import DenselyError
 from densely.prediction import predict
-from densely.preparation import parts_of
 from densely.runs import Run
+from densely.training.preparation import parts_of
 
 CLASSES = ("large", "red")
 

@@ -4,80 +4,18 @@ A class without an image in the scored part has no recall, so it says nothing of
 and means over classes leave it out. (An image that was mistaken for it still counts against its own class.)
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densely import calibration
 from densely.data import Dataset, Preprocessing
 from densely.errors import DenselyError, UsageError
+from densely.evaluation import calibration
+from densely.evaluation.views import ONE_VIEW, Views, probabilities
 
 if TYPE_CHECKING:
     import keras
-
-
-class Views(NamedTuple):
-    """How a model looks at an image that it is asked about; its answer is the mean over them.
-
-    Attributes:
-        flip: at the image and at its mirror image (left to right), for twice the time; only for things that a mirror
-            leaves what they are.
-        shift: with more than 0, also at the image moved by so many pixels down and right, and up and left, its border
-            mirrored, for three times the time. The image where it is counts for as much as both (Jordan 2024, *94 %
-            on CIFAR-10 in 3.29 seconds on a single GPU*, Section 3.5, takes 1).
-    """
-
-    flip: bool = False
-    shift: int = 0
-
-
-ONE_VIEW = Views()
-
-
-def probabilities(
-    model: "keras.Model",
-    images: np.ndarray,
-    preprocessing: Preprocessing,
-    batch_size: int = 256,
-    views: Views = ONE_VIEW,
-) -> np.ndarray:
-    """What a model says of images.
-
-    Args:
-        model: from `(N, H, W, C)` to `(N, classes)` probabilities.
-        images: uint8, `(N, H, W, C)`.
-        preprocessing: what the model was trained with.
-        batch_size: images at a time; it bounds the memory and does not change the result.
-        views: at what of each image it looks; by default at the image alone.
-
-    Returns:
-        float32, `(N, classes)`.
-    """
-    parts: list[np.ndarray] = []
-    for start in range(0, len(images), batch_size):
-        mean: Any = 0.0
-        for share, seen in _seen(images[start : start + batch_size], views):
-            # PyTorch takes no negative strides, hence the copy.
-            mean = mean + share * np.asarray(model.predict_on_batch(preprocessing(np.ascontiguousarray(seen))))
-        parts.append(mean)
-    return np.concatenate(parts)
-
-
-def _seen(images: np.ndarray, views: Views) -> Iterator[tuple[float, np.ndarray]]:
-    """What `views` are of a batch, each with its share in the mean."""
-    moved = [(1.0, images)]
-    if views.shift:
-        height, width, border = *images.shape[1:3], views.shift
-        padded = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), mode="reflect")
-        lower, upper = padded[:, :height, :width], padded[:, 2 * border :, 2 * border :]
-        moved = [(0.5, images), (0.25, lower), (0.25, upper)]
-    for share, seen in moved:
-        if views.flip:
-            yield share / 2, seen
-            yield share / 2, seen[:, :, ::-1]
-        else:
-            yield share, seen
 
 
 def scores(probabilities: np.ndarray, dataset: Dataset) -> dict[str, Any]:
@@ -89,8 +27,8 @@ def scores(probabilities: np.ndarray, dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         Fractions, not percent; `None` where a score is not defined. In both cases `n`, `accuracy`, `loss` (mean
-        negative log-likelihood in nats), `macro_f1`, `ece` and `reliability` (see `densely.calibration`), and
-        `per_class`, by class name: `precision`, `recall`, `f1`, `support`.
+        negative log-likelihood in nats), `macro_f1`, `ece` and `reliability` (see `densely.evaluation.calibration`),
+        and `per_class`, by class name: `precision`, `recall`, `f1`, `support`.
 
         One label an image: `accuracy_ci95`, its 95 % confidence interval (Wilson); `top5_accuracy`, for six classes
         and more; `balanced_accuracy`, the mean recall; `confusion_matrix`, rows the truth, columns the guess.
@@ -150,7 +88,8 @@ def evaluate_held_out(
 
     Returns:
         `scores` as `val` and as `test`, for the parts there are. Where there are both, `test` has `calibration` too:
-        the temperature fitted on `val` and what it does for `test` (see `densely.calibration.with_temperature`).
+        the temperature fitted on `val` and what it does for `test` (see
+        `densely.evaluation.calibration.with_temperature`).
     """
     named = {name: part for name, part in (("val", val), ("test", test)) if part is not None}
     p = {name: probabilities(model, part.images, preprocessing, batch_size, views) for name, part in named.items()}

@@ -16,7 +16,7 @@ from rich.console import Console
 from densely import architecture, data
 from densely.errors import UsageError
 from densely.recipes import Recipe, Task, choose
-from densely.training import train
+from densely.training.single import train
 
 STEPS, IMAGES = 10, 32
 SMALL = {"depth": 10, "growth_rate": 4, "dropout": 0.0}  # BC with three blocks of one layer each

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from densely.averaging import WeightAverage
+from densely.training.averaging import WeightAverage
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from densely import runs
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
-from densely.preparation import name_of
 from densely.runs import Run
-from densely.training import train
+from densely.training.preparation import name_of
+from densely.training.single import train
 
 
 @dataclass(frozen=True)

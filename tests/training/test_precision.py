@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from densely import architecture
-from densely.precision import computing_in, resolved
+from densely.training.precision import computing_in, resolved
 
 
 def test_auto_is_bfloat16_only_where_it_is_native(monkeypatch) -> None:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from densely import finder
 from densely.errors import DenselyError, UsageError
+from densely.training import finder
 
 RATES = np.geomspace(1e-4, 10, 100)
 

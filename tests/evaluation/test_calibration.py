@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
 
-from densely.calibration import (
+from densely.data import Dataset
+from densely.evaluation.calibration import (
     HIGHEST,
     LOWEST,
     apply_temperature,
@@ -15,7 +16,6 @@ from densely.calibration import (
     reliability,
     with_temperature,
 )
-from densely.data import Dataset
 
 
 def dataset(labels: np.ndarray, classes: int) -> Dataset:

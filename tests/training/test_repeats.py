@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from densely.errors import UsageError
-from densely.preparation import parts_of
-from densely.repeats import repeat
+from densely.training.preparation import parts_of
+from densely.training.repeats import repeat
 
 TINY = {"model": "densenet-bc-16-8", "epochs": 1, "limit": 120, "console": Console(quiet=True), "recipe": "auto"}
 

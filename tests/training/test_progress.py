@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from densely.progress import ProgressBar, clock
+from densely.training.progress import ProgressBar, clock
 
 
 def fit(bar: ProgressBar, epochs: int = 2, **options) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from rich.console import Console
 
 from densely import architecture, runs
-from densely.batches import Batches
-from densely.conductor import Conductor
 from densely.data import Dataset, Parts
 from densely.evaluation import evaluate_held_out
-from densely.preparation import Prepared, prepare
-from densely.progress import ProgressBar
 from densely.runs import Run, RunConfig
+from densely.training.batches import Batches
+from densely.training.conductor import Conductor
+from densely.training.preparation import Prepared, prepare
+from densely.training.progress import ProgressBar
 
 
 def train(
@@ -46,7 +46,8 @@ def train(
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
             Python's global seeds.
         limit: use at most this many images of the training data (validation included) and of the test part.
-        fold: (i, K): of the training data divided in K, the i-th (from 1) is the test part; see `densely.repeats`.
+        fold: (i, K): of the training data divided in K, the i-th (from 1) is the test part; see
+            `densely.training.repeats`.
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
         size: (height, width) to bring the images of a folder or CSV to.
         channels: 1 or 3, to bring the images of a folder or CSV to grey or RGB.

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from densely.batches import Batches
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
-from densely.preparation import prepare
 from densely.runs import write_whole
+from densely.training.batches import Batches
+from densely.training.preparation import prepare
 
 #: Of the exponential average that the losses are smoothed with.
 SMOOTHING = 0.9

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densely.optimizers import CoupledSGD, Muon, orthogonalised
+from densely.training.optimizers import CoupledSGD, Muon, orthogonalised
 
 
 def steps(optimizer: keras.optimizers.Optimizer, start: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_without_decay_it_is_keras_s_sgd(problem, nesterov: bool) -> None:
 def test_the_general_path_equals_the_one_for_torch(problem, monkeypatch: pytest.MonkeyPatch) -> None:
     start, gradients = problem
     fast = steps(CoupledSGD(0.1, 0.9, True, coupled_decay=0.01), start, gradients)
-    monkeypatch.setattr("densely.optimizers.keras.backend.backend", lambda: "another")
+    monkeypatch.setattr("densely.training.optimizers.keras.backend.backend", lambda: "another")
     general = steps(CoupledSGD(0.1, 0.9, True, coupled_decay=0.01), start, gradients)
     np.testing.assert_allclose(fast, general, rtol=1e-5, atol=1e-6)
 
@@ -66,7 +66,7 @@ def test_a_configuration_round_trips() -> None:
 @pytest.mark.parametrize("backend", ["torch", "another"])
 def test_shifts_alone_move_at_their_own_rate(problem, kind, backend, monkeypatch: pytest.MonkeyPatch) -> None:
     start, gradients = problem
-    monkeypatch.setattr("densely.optimizers.keras.backend.backend", lambda: backend)
+    monkeypatch.setattr("densely.training.optimizers.keras.backend.backend", lambda: backend)
     gamma, beta = (keras.Variable(start, name=name) for name in ("gamma", "beta"))
     optimizer = kind(0.1, coupled_decay=0.01, beta_factor=8.0)
     for g in gradients:

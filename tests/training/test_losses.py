@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densely.losses import CrossEntropy
+from densely.training.losses import CrossEntropy
 
 N, CLASSES = 6, 4
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from densely.calibration import with_temperature
 from densely.data import Dataset
 from densely.evaluation import scores
-from densely.scorecard import CLASSES, show
+from densely.evaluation.calibration import with_temperature
+from densely.evaluation.scorecard import CLASSES, show
 
 
 def dataset(labels: np.ndarray, names: tuple[str, ...]) -> Dataset:

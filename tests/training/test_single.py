@@ -13,12 +13,12 @@ from rich.console import Console
 
 import densely
 from densely import data
-from densely.batches import Batches
 from densely.errors import DataError, DenselyError, UsageError
-from densely.preparation import parts_of
 from densely.recipes import Recipe
 from densely.runs import Run
-from densely.training import train
+from densely.training.batches import Batches
+from densely.training.preparation import parts_of
+from densely.training.single import train
 
 QUIET = Console(quiet=True)
 TINY = {"model": "densenet-bc-16-8", "epochs": 2, "console": QUIET}

@@ -95,6 +95,14 @@ def test_what_does_not_fit_is_told(changes: dict, words: str) -> None:
         change(Recipe(), **changes)
 
 
+def test_a_schedule_takes_the_place_of_stages_and_a_rate_alone_is_refused() -> None:
+    staged = choose("notebook", task("cifar10")).recipe
+    annealed = change(staged, schedule="cosine", learning_rate=0.3)
+    assert annealed.learning_rate_at(0, 10) == pytest.approx(0.3)
+    with pytest.raises(UsageError, match="notebook has a learning rate for each of its stages"):
+        change(staged, learning_rate=0.3)
+
+
 def test_a_recipe_hands_its_augmentation_on_whole() -> None:
     settings = {
         "crop": 0.35,

@@ -80,8 +80,11 @@ def train(
         Path | None, typer.Option(help="A run's config.toml, to run it again.", show_default="none")
     ] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Score a held-out validation part; leave the test part alone.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune", help="Score a held-out validation part; leave the test part alone.", show_default="no"
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
     ] = None,
@@ -92,7 +95,9 @@ def train(
         str | None, _setting("Of the learning rate.", metavar="cosine|one-cycle|trapezoid|staged|constant")
     ] = None,
     warmup: Annotated[float | None, _setting("Share of the steps in which the rate rises.")] = None,
+    cooldown: Annotated[float | None, _setting("Share of the steps in which a trapezoid falls.")] = None,
     optimizer: Annotated[str | None, _setting("What moves the weights.", metavar="sgd|muon|adamw")] = None,
+    momentum: Annotated[float | None, _setting("Of SGD.")] = None,
     beta_factor: Annotated[float | None, _setting("Shifts β learn so many times faster (SGD, Muon).")] = None,
     weight_decay: Annotated[float | None, _setting("λ.")] = None,
     decay_on: Annotated[
@@ -143,7 +148,7 @@ def train(
         int | None, typer.Option(help="Cross-validate: train so often, each time scored on another part of the data.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Use at most this many images to train, and to test.", show_default="all")
+        int | None, typer.Option(help="Use at most this many images of each part.", show_default="all")
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Bring your own images to this size.", show_default="by data")
@@ -163,7 +168,9 @@ def train(
         "batch_size": batch_size,
         "schedule": schedule,
         "warmup": warmup,
+        "cooldown": cooldown,
         "optimizer": optimizer,
+        "momentum": momentum,
         "beta_factor": beta_factor,
         "weight_decay": weight_decay,
         "decay_on": decay_on,
@@ -221,7 +228,7 @@ def train(
 
     if source is None:
         raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
-    repeat(source, seeds=seeds, folds=folds, seed=seed or 0, **options)
+    repeat(source, seeds=seeds, folds=folds, seed=seed, **options)
 
 
 @app.command(name="find-lr")

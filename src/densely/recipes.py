@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from densely.data import SMALL, Augmentation
-from densely.errors import from_validation, unknown
+from densely.errors import UsageError, from_validation, unknown
 from densely.evaluation import Views
 
 
@@ -26,12 +26,12 @@ class Recipe(BaseModel):
         batch_size: images a step.
         learning_rate: the highest, η₀.
         schedule: `"constant"`; `"staged"`, ÷10 at 50 % and 75 % of the epochs (the paper's); `"cosine"`, from η₀
-            to 0 step by step; `"one-cycle"`, in a straight line up to η₀ and down to 0 (Smith 2018);
+            to 0 step by step; `"one-cycle"`, in a straight line down to 0 after a `warmup` up to η₀ (Smith 2018);
             `"trapezoid"`, constant, then in a straight line to 0 over `cooldown`.
         warmup: share of the steps in which the rate first rises to η₀ in a straight line, under any schedule.
         cooldown: share of the steps in which a trapezoid falls.
-        stages: `((epochs, learning rate), …)` in place of `schedule`, as the notebook annealed by hand; past
-            its last stage the last rate stays.
+        stages: `((epochs, learning rate), …)` in place of `schedule` and `learning_rate`, as the notebook annealed by
+            hand; past its last stage the last rate stays.
         optimizer: `"sgd"`; `"muon"`, orthogonalised momentum for convolutions, SGD for the rest
             (`densely.training.optimizers.Muon`); `"adamw"` (Loshchilov & Hutter 2019; its decay is decoupled, λ·η·w).
         momentum, nesterov: of SGD.
@@ -162,11 +162,19 @@ class Recipe(BaseModel):
 
 
 def change(recipe: Recipe, **changes: Any) -> Recipe:
-    """A recipe with some of its fields changed.
+    """A recipe with some of its fields changed. A schedule that is asked for takes the place of the recipe's stages.
 
     Raises:
-        UsageError: for an unknown field, or a value out of range.
+        UsageError: for an unknown field, a value out of range, or a learning rate alone where stages have their own.
     """
+    if recipe.stages is not None and "stages" not in changes:
+        if "schedule" in changes:
+            changes["stages"] = None
+        elif "learning_rate" in changes:
+            raise UsageError(
+                f"The recipe {recipe.name} has a learning rate for each of its stages: give a schedule too, which "
+                "takes their place."
+            )
     for field in changes:
         if field not in Recipe.model_fields:
             raise unknown("training setting", field, Recipe.model_fields)

@@ -21,7 +21,7 @@ def trainable(model: keras.Model) -> np.ndarray:
 
 
 def column(run: Run, name: str) -> list[float]:
-    return [row[name] for row in run.history()]
+    return [row[name] for row in run.history]
 
 
 def test_averaging_changes_what_is_scored_not_what_is_trained(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_early_stop_goes_back_to_the_best_epoch(tmp_path: Path) -> None:
     # So high a rate jumps about: soon an epoch is worse than the one before it.
     options = {**TINY, "epochs": 30, "learning_rate": 1.0, "schedule": "constant"}
     run = train("digits", early_stop=2, out=tmp_path / "run", **options)
-    ranks = [(row["val_accuracy"], -row["val_loss"]) for row in run.history()]
+    ranks = [(row["val_accuracy"], -row["val_loss"]) for row in run.history]
     assert len(ranks) < 30
     assert ranks.index(max(ranks)) == len(ranks) - 3
     for final, best in zip(run.model("final").weights, run.model("best").weights, strict=True):
@@ -54,6 +54,19 @@ def test_accumulated_batches_move_the_weights_together(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trainable(run.model()), trainable(start))
     moved = train("digits", accumulate=2, out=tmp_path / "moved", **options)
     assert not np.array_equal(trainable(moved.model()), trainable(start))
+
+
+def test_the_average_follows_the_steps_where_one_takes_more_than_an_epoch(tmp_path: Path) -> None:
+    options = {**TINY, "batch_size": 50, "val_fraction": 0.0, "accumulate": 5}
+    run = train("digits", ema=0.5, out=tmp_path / "run", **options)
+    batches = -(-parts_of(run).train.images.shape[0] // 50)
+    assert batches < 5 < 2 * batches
+    keras.utils.set_random_seed(0)
+    start = architecture.build(run.config.network)
+    plain = train("digits", out=tmp_path / "plain", **options)
+    # One step was taken; the average is then a tenth of the start and nine tenths of what the step led to.
+    expected = 0.1 * trainable(start) + 0.9 * trainable(plain.model())
+    np.testing.assert_allclose(trainable(run.model()), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])

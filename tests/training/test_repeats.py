@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from densely import data
 from densely.errors import UsageError
 from densely.training.preparation import parts_of
 from densely.training.repeats import repeat
+from densely.training.single import train
 
 TINY = {"model": "densenet-bc-16-8", "epochs": 1, "limit": 120, "console": Console(quiet=True), "recipe": "auto"}
 
@@ -38,6 +40,23 @@ def test_seeds_share_the_test_part(tmp_path: Path) -> None:
     assert one.fingerprint() == two.fingerprint()
     weights = [np.concatenate([w.numpy().ravel() for w in run.model().trainable_weights]) for run in done.runs]
     assert not np.array_equal(*weights)
+
+
+def test_a_config_brings_its_seed_and_whether_it_was_tuned(tmp_path: Path) -> None:
+    tuned = train("digits", tune=True, seed=4, out=tmp_path / "tuned", **TINY)
+    options = {"config": tuned.folder / "config.toml", "console": TINY["console"]}
+    done = repeat("digits", seeds=2, out=tmp_path / "seeds", **options)
+    assert [run.config.seed for run in done.runs] == [4, 5]
+    accuracies = [run.metrics["val"]["accuracy"] for run in done.runs]
+    assert done.summary["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    with pytest.raises(UsageError, match="leave --tune out"):
+        repeat("digits", folds=2, out=tmp_path / "folds", **options)
+
+
+def test_folds_share_out_the_validation_images_too(tmp_path: Path) -> None:
+    digits = data.complete(data.load("digits"), val_fraction=0.3, test_fraction=0.2, seed=0)[0]
+    done = repeat(digits, folds=2, out=tmp_path / "cv", **{**TINY, "limit": None})
+    assert sum(run.metrics["test"]["n"] for run in done.runs) == len(digits.train) + len(digits.val)
 
 
 @pytest.mark.parametrize(

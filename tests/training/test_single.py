@@ -274,6 +274,39 @@ def test_wrong_use_leaves_nothing_behind(options: dict, error: type, words: str,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_training_on_another_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UsageError, match="Training runs on PyTorch, and Keras on jax"):
+        train("digits", **TINY)
+
+
+def test_tuning_never_looks_at_the_test_part_whatever_the_recipe(tmp_path: Path, monkeypatch) -> None:
+    """The notebook's recipe watches the test part, but not while settings are chosen."""
+    monkeypatch.chdir(tmp_path)
+    run = train("digits", recipe="notebook", tune=True, limit=200, **TINY)
+    assert set(run.metrics) & {"val", "test"} == {"val"}
+    assert not run.metrics["test_seen_in_training"]
+    assert run.history[-1]["val_accuracy"] == pytest.approx(run.metrics["val"]["accuracy"], abs=1e-6)
+    # The final training, from the same config: all images to train on, the test part watched and scored.
+    final = train(config=run.config, tune=False, console=QUIET)
+    assert set(final.metrics) & {"val", "test"} == {"test"}
+    assert len(parts_of(final).train) > len(parts_of(run).train)
+
+
+def test_a_saved_config_serves_other_data_and_networks(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(f"photos/{name}/{i}.png")
+    run = train("photos", network={"dropout": 0.3}, shift=0, policy="none", **TINY)
+    assert run.config.size == (16, 16)
+    other = train("digits", config=run.config, model="densenet-bc-22-12", limit=100, epochs=1, console=QUIET)
+    assert other.config.size is None
+    assert (other.config.model, other.config.network.dropout) == ("densenet-bc-22-12", 0.3)
+
+
 def test_a_training_that_diverges_says_what_to_lower(tmp_path: Path) -> None:
     with pytest.raises(DenselyError, match=r"no longer a number in epoch \d+ .* lower --lr"):
         train("digits", model="densenet-bc-16-8", learning_rate=1e20, epochs=3, limit=200, out=tmp_path / "run",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
+import torch
 
 
 class WeightAverage:
@@ -28,14 +29,9 @@ class WeightAverage:
         """Take in the weights as they are after a step."""
         self.steps += 1
         share = 1 - min(self.decay, self.steps / (self.steps + 9))
-        if keras.backend.backend() == "torch":
-            import torch
-
-            with torch.no_grad():
-                # Several hundred small tensors: one call for all of them.
-                torch._foreach_lerp_(self.values, [v.value.detach() for v in self.variables], share)
-        else:
-            self.values = [a + share * (v.value - a) for a, v in zip(self.values, self.variables, strict=True)]
+        with torch.no_grad():
+            # Several hundred small tensors: one call for all of them.
+            torch._foreach_lerp_(self.values, [v.value.detach() for v in self.variables], share)
 
     def swap(self) -> None:
         """Give the model the average and keep the model's own weights here; a second call undoes it."""

@@ -52,7 +52,9 @@ class Conductor(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take this step into the average."""
-        if self.average is not None and (batch + 1) % self.recipe.accumulate == 0:
+        # Keras counts batches over the whole training before it moves the weights, not epoch by epoch.
+        batches = self.epoch * len(self.batches) + batch + 1
+        if self.average is not None and batches % self.recipe.accumulate == 0:
             self.average.update()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import keras
+import torch
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -13,10 +14,6 @@ def resolved(precision: Precision) -> Literal["float32", "bfloat16"]:
     """What `"auto"` means here: bfloat16 where the device multiplies it natively, float32 elsewhere."""
     if precision != "auto":
         return precision
-    if keras.backend.backend() != "torch":
-        return "float32"
-    import torch
-
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -62,7 +62,7 @@ def prepare(
     channels: int | None = None,
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
-    tune: bool = False,
+    tune: bool | None = None,
     config: str | Path | RunConfig | None = None,
     console: Console | None = None,
     **settings: Any,
@@ -74,6 +74,12 @@ def prepare(
         DataError: for data that cannot be used.
     """
     console = console or Console()
+    if keras.backend.backend() != "torch":
+        # On JAX, Keras hides weights and learning rate from callbacks for a whole epoch.
+        raise UsageError(
+            f"Training runs on PyTorch, and Keras on {keras.backend.backend()} here: leave KERAS_BACKEND unset, and "
+            "import densely before Keras. (Networks and layers work on JAX too.)"
+        )
     saved = runs.read_config(config) if isinstance(config, str | Path) else config
     if saved is not None:
         if recipe != "auto":
@@ -82,9 +88,12 @@ def prepare(
         model = model or saved.network
         seed = saved.seed if seed is None else seed
         limit, fold = limit or saved.limit, fold or saved.fold
-        size, channels = size or saved.size, channels or saved.channels
-        tune = tune or saved.tune
-    seed = seed or 0
+        if not isinstance(source, Dataset | Parts) and name_of(source) not in data.NAMES:
+            size, channels = size or saved.size, channels or saved.channels
+        tune = saved.tune if tune is None else tune
+        if model is not saved.network:
+            network = {"dropout": saved.network.dropout, **(network or {})}
+    seed, tune = seed or 0, bool(tune)
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
     if source is None:
@@ -94,9 +103,9 @@ def prepare(
     choice = recipes.choose(recipe, task_of(parts, name))
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
     chosen = recipes.change(chosen, precision=resolved(chosen.precision))
-    if tune and chosen.val_fraction == 0 and parts.val is None:
-        chosen = recipes.change(chosen, val_fraction=TUNE_FRACTION)
-    parts, record = complete(parts, chosen.val_fraction, seed)
+    if tune:
+        chosen = recipes.change(chosen, validate_on_test=False)
+    parts, record = complete(parts, _val_fraction(chosen, tune), seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")
     changes = {**({} if saved is not None else choice.network), **(network or {})}
@@ -122,7 +131,7 @@ def prepare(
     augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
     with computing_in(chosen.precision):
         whole = architecture.build(run_config.network)
-    whitening.fit(whole, map(preprocessing, chunks(parts.train.images[: whitening.IMAGES])))
+    whitening.fit(whole, map(preprocessing, chunks(_sample(parts.train.images, whitening.IMAGES))))
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
     logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
     logits.compile(
@@ -144,7 +153,7 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
         raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
     parts = data.load(config.data, data_dir=data_dir, size=config.size, channels=config.channels)
     parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
-    parts, _ = complete(parts, config.recipe.val_fraction, config.seed)
+    parts, _ = complete(parts, _val_fraction(config.recipe, config.tune), config.seed)
     recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
     for part in ("train", "val", "test"):
         dataset = getattr(parts, part)
@@ -196,6 +205,9 @@ def task_of(parts: Parts, name: str) -> recipes.Task:
 
 def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool) -> Parts:
     """What of a source is used at all, before a part that it lacks is taken from its training data."""
+    if name in data.SMALL and not tune:
+        # Their validation images are for choosing settings; the final training has them all.
+        parts = data.join(parts)
     if limit is not None:
         # The same images whatever the seed, so that several seeds are scored on the same.
         parts = data.limit(parts, limit, data.TEST_SEED)
@@ -204,14 +216,17 @@ def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] 
         if not 1 <= number <= count:
             raise UsageError(f"There is no fold {number} of {count}: they are counted from 1.")
         train = parts.train
+        parts = data.join(parts)
         # The same folds whatever the seed, so that several seeds are scored on the same images.
         kept, held_out = data.folds(train.labels, count, data.TEST_SEED, train.class_names)[number - 1]
         test = replace(train.take(held_out), source=f"{train.source}, fold {number} of {count}")
         return Parts(train.take(kept), None, test)
-    if name in data.SMALL and not tune:
-        # Their validation images are for choosing settings; the final training has them all.
-        return data.join(parts)
     return parts
+
+
+def _val_fraction(recipe: Recipe, tune: bool) -> float:
+    """How much is held out: for tuning always something, even where the recipe itself watches nothing."""
+    return recipe.val_fraction or (TUNE_FRACTION if tune else 0.0)
 
 
 def complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
@@ -268,9 +283,19 @@ def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:
     )
 
 
+def _sample(images: np.ndarray, most: int) -> np.ndarray:
+    """At most so many images, from all over: those of a folder lie class by class."""
+    return images[:: -(-len(images) // most)]
+
+
+def _answers_right(truth: Any, logits: Any) -> Any:
+    """Share of right answers, yes or no to each label; a mixed label is a yes from one half on."""
+    return keras.ops.mean(keras.ops.cast(keras.ops.equal(truth >= 0.5, logits > 0), "float32"), axis=-1)
+
+
 def _accuracy(recipe: Recipe, dataset: Dataset) -> keras.metrics.Metric:
     if dataset.multi_label:
-        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
+        return keras.metrics.MeanMetricWrapper(_answers_right, name="accuracy")
     if recipe.mixes:
         # Of mixed images: whether the guess is the class with the greater share.
         return keras.metrics.CategoricalAccuracy(name="accuracy")

@@ -55,7 +55,7 @@ def repeat(
     *,
     seeds: int | None = None,
     folds: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     out: str | Path | None = None,
     console: Console | None = None,
     **options: Any,
@@ -70,7 +70,7 @@ def repeat(
         source: as `densely.train` takes it.
         seeds: how many runs, with the seeds `seed`, `seed + 1`, …
         folds: K.
-        seed: of the first run; of all of them with folds.
+        seed: of the first run; of all of them with folds (default: a saved config's, else 0).
         out: the folder for all; by default the next free `runs/NAME-1`, …
         console: where to print.
         **options: as for `densely.train`.
@@ -80,6 +80,11 @@ def repeat(
         DataError: if a class has fewer images than folds.
     """
     console = console or Console()
+    saved = options.get("config")
+    saved = runs.read_config(saved) if isinstance(saved, str | Path) else saved
+    seed = seed if seed is not None else saved.seed if saved is not None else 0
+    if options.get("tune") is None and saved is not None:
+        options["tune"] = saved.tune
     if (seeds is None) == (folds is None):
         raise UsageError("Give either seeds or folds, not both.")
     count = seeds or folds or 0

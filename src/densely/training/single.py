@@ -31,7 +31,7 @@ def train(
     channels: int | None = None,
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
-    tune: bool = False,
+    tune: bool | None = None,
     config: str | Path | RunConfig | None = None,
     console: Console | None = None,
     **settings: Any,
@@ -45,7 +45,7 @@ def train(
         out: the run folder; by default the next free `runs/NAME-1`, `runs/NAME-2`, …
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
             Python's global seeds.
-        limit: use at most this many images of the training data (validation included) and of the test part.
+        limit: use at most this many images of each part that the source has.
         fold: (i, K): of the training data divided in K, the i-th (from 1) is the test part; see
             `densely.training.repeats`.
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
@@ -53,7 +53,8 @@ def train(
         channels: 1 or 3, to bring the images of a folder or CSV to grey or RGB.
         network: fields of `NetworkSpec` to change, e.g. `{"dropout": 0.2}`.
         recipe: a name in `densely.recipes.RECIPES`.
-        tune: hold out a validation part and score that; the test part is not looked at.
+        tune: hold out a validation part and score that; the test part is not looked at (default: a saved config's
+            choice, else no).
         config: a run's `config.toml` (or a `RunConfig`) to run again; what else is given here changes it.
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
         **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.

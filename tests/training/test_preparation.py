@@ -1,0 +1,37 @@
+"""Before the first step: which images are used, what the whitened stem looks at, what counts as right."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from densely import data
+from densely.recipes import Recipe
+from densely.training.preparation import _accuracy, _sample, prepare
+
+
+@pytest.mark.parametrize(("n", "most"), [(3, 5), (5, 5), (6, 5), (49_000, 5_000)])
+def test_a_sample_comes_from_all_over(n: int, most: int) -> None:
+    sample = _sample(np.arange(n), most)
+    assert most / 2 < len(sample) <= most or len(sample) == n
+    steps = np.diff(np.append(sample, n))
+    assert sample[0] == 0 and steps.max() <= steps[0]
+
+
+def test_a_mixed_answer_is_right_on_the_side_of_its_larger_share() -> None:
+    labels = np.array([[0, 1], [1, 0]], np.uint8)
+    lamps = data.Dataset(np.zeros((2, 8, 8, 1), np.uint8), labels, ("red", "green"), "lamps")
+    metric = _accuracy(Recipe(mixup=0.4), lamps)
+    truth = np.array([[0.3, 0.7], [1.0, 0.0], [0.5, 0.2]], np.float32)
+    logits = np.array([[-1.0, 2.0], [3.0, 0.1], [0.2, -0.4]], np.float32)
+    metric.update_state(keras.ops.convert_to_tensor(truth), keras.ops.convert_to_tensor(logits))
+    assert float(metric.result()) == pytest.approx(5 / 6)
+
+
+def test_the_limit_is_on_all_images_of_a_small_set(cifar_dir: Path) -> None:
+    options = {"data_dir": cifar_dir, "model": "densenet-bc-16-8", "limit": 100, "console": Console(quiet=True)}
+    assert len(prepare("cifar10-50", **options).parts.train) == 100
+    folded = prepare("cifar10-50", fold=(1, 5), **{**options, "limit": None}).parts
+    assert (len(folded.train), len(folded.test)) == (400, 100)

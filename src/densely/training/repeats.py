@@ -62,9 +62,10 @@ def repeat(
 ) -> Repeats:
     """Train several times, once a seed or once a fold: what `densely train --seeds N` and `--folds K` do.
 
-    With seeds, every run is scored on the same test part. With folds (cross-validation), the training data are divided
-    in K, each class in proportion; each run trains on the others and is scored on its fold, so every image is a test
-    image once. A test part that the source has of its own is then not looked at.
+    With seeds, every run is scored on the same test part. With folds (cross-validation), the training data (and
+    the source's validation part, if it has one) are divided in K, each class in proportion; each run trains on the
+    others and is scored on its fold, so every image is a test image once. A test part that the source has of its own
+    is then not looked at.
 
     Args:
         source: as `densely.train` takes it.

@@ -301,7 +301,7 @@ def test_a_saved_config_serves_other_data_and_networks(tmp_path: Path, monkeypat
         for i in range(10):
             Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(f"photos/{name}/{i}.png")
     run = train("photos", network={"dropout": 0.3}, shift=0, policy="none", **TINY)
-    assert run.config.size == (16, 16)
+    assert run.config.size == (32, 32)
     other = train("digits", config=run.config, model="densenet-bc-22-12", limit=100, epochs=1, console=QUIET)
     assert other.config.size is None
     assert (other.config.model, other.config.network.dropout) == ("densenet-bc-22-12", 0.3)

@@ -215,8 +215,7 @@ def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] 
         number, count = fold
         if not 1 <= number <= count:
             raise UsageError(f"There is no fold {number} of {count}: they are counted from 1.")
-        train = parts.train
-        parts = data.join(parts)
+        train = data.join(parts).train
         # The same folds whatever the seed, so that several seeds are scored on the same images.
         kept, held_out = data.folds(train.labels, count, data.TEST_SEED, train.class_names)[number - 1]
         test = replace(train.take(held_out), source=f"{train.source}, fold {number} of {count}")

@@ -105,6 +105,8 @@ def repeat(
         # A wrong setting is told before the first run writes anything; then nothing stays behind.
         with suppress(OSError):
             folder.rmdir()
+            if out is None:
+                folder.parent.rmdir()
         raise
     summary = summarise([run.metrics for run in found], "val" if options.get("tune") else "test")
     runs.write_json(folder / "summary.json", summary)

@@ -166,7 +166,9 @@ def test_trains_like_the_reference_path_through_fit(tmp_path: Path) -> None:
         model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
     for one, other in zip(ours.weights, reference.weights, strict=True):
         assert one.dtype == "float64"
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-8, err_msg=one.path)
+        # Keras's own layer passes every update of its moving statistics, here about 1, through float32.
+        atol = 1e-6 if "moving" in one.path else 1e-8
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=atol, err_msg=one.path)
     np.testing.assert_allclose(ours.predict(x, verbose=0), reference.predict(x, verbose=0), atol=1e-6)
 
 

@@ -8,13 +8,15 @@ what `densely recipes` prints.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from densely.data import SMALL, Augmentation
 from densely.errors import UsageError, from_validation, unknown
-from densely.evaluation import Views
+
+if TYPE_CHECKING:
+    from densely.evaluation import Views
 
 
 class Recipe(BaseModel):
@@ -115,8 +117,10 @@ class Recipe(BaseModel):
         return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
 
     @property
-    def views(self) -> Views:
+    def views(self) -> "Views":
         """At what of an image the trained network looks."""
+        from densely.evaluation import Views  # with SciPy, which `densely recipes` need not wait for
+
         return Views(self.flip_test, self.shift_test)
 
     @property

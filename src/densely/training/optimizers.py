@@ -1,5 +1,6 @@
 """The optimizers that Keras lacks: SGD as the paper ran it, and Muon for convolutions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -37,15 +38,13 @@ class CoupledSGD(keras.optimizers.SGD):
         self.beta_factor = beta_factor
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        pairs = list(zip(grads, trainable_variables, strict=True))
-        shifts = [(g, v) for g, v in pairs if v.name == "beta" and self.beta_factor != 1]
-        others = [(g, v) for g, v in pairs if v.name != "beta" or self.beta_factor == 1]
-        for some, rate in ((others, learning_rate), (shifts, learning_rate * self.beta_factor)):
-            if some:
-                gradients, variables = map(list, zip(*some, strict=True))
-                self._move(gradients, variables, rate)
+        shifts, others = _parted(grads, trainable_variables, lambda v: self.beta_factor != 1 and v.name == "beta")
+        self._move(*others, learning_rate)
+        self._move(*shifts, learning_rate * self.beta_factor)
 
     def _move(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        if not trainable_variables:
+            return
         if keras.backend.backend() == "torch":
             self._update_all_at_once(grads, trainable_variables, learning_rate)
         else:
@@ -118,13 +117,9 @@ class Muon(CoupledSGD):
         self.momentums = momentums
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        pairs = list(zip(grads, trainable_variables, strict=True))
-        kernels = [(g, v) for g, v in pairs if len(v.shape) == 4]
-        others = [(g, v) for g, v in pairs if len(v.shape) != 4]
-        if others:
-            gradients, variables = map(list, zip(*others, strict=True))
-            super()._backend_update_step(gradients, variables, learning_rate)
-        for gradient, kernel in kernels:
+        kernels, others = _parted(grads, trainable_variables, lambda v: len(v.shape) == 4)
+        super()._backend_update_step(*others, learning_rate)
+        for gradient, kernel in zip(*kernels, strict=True):
             self._turn(gradient, kernel, learning_rate)
 
     def _turn(self, gradient: Any, kernel: Any, learning_rate: Any) -> None:
@@ -143,6 +138,15 @@ class Muon(CoupledSGD):
             "kernel_momentum": self.kernel_momentum,
             "newton_schulz_steps": self.newton_schulz_steps,
         }
+
+
+def _parted(grads: Any, variables: Any, chosen: Callable[[Any], bool]) -> list[tuple[list[Any], list[Any]]]:
+    """Gradients and variables of the chosen ones, and of the others."""
+    pairs = list(zip(grads, variables, strict=True))
+    return [
+        ([g for g, v in pairs if chosen(v) == of_them], [v for _, v in pairs if chosen(v) == of_them])
+        for of_them in (True, False)
+    ]
 
 
 def orthogonalised(matrix: Any, steps: int) -> Any:

@@ -47,7 +47,10 @@ def shift_and_flip(
     if shift < 0:
         raise UsageError(f"The shift is {shift} pixels: it must not be negative.")
     down, right = rng.integers(0, 2 * shift + 1, size=(2, n))
-    mirrored = np.less(rng.random(n), 0.5) if flip is True else np.broadcast_to(flip, n)
+    if isinstance(flip, np.ndarray):
+        mirrored = flip
+    else:
+        mirrored = np.less(rng.random(n), 0.5) if flip else np.zeros(n, dtype=np.bool_)
 
     padded = _pad(images, shift, fill)
     height, width = padded.shape[1:3]

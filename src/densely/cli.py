@@ -48,6 +48,16 @@ def _augmentation(text: str, names: tuple[str, ...] = (), **more: Any) -> Any:
     return _setting(text, names, "Augmentation", **more)
 
 
+def _known(recipe: str, model: str | None = None) -> None:
+    """Told of a mistyped name before data are read and the engine is loaded."""
+    from densely.architecture import spec
+    from densely.recipes import named
+
+    if model is not None:
+        spec(model)
+    named(recipe)
+
+
 def _version(asked: bool) -> None:
     if asked:
         out.print(f"densely {densely.__version__}", highlight=False)
@@ -198,13 +208,7 @@ def train(
         "shift_test": shift_test,
     }
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
-    # A mistyped name is told before data are read and the engine is loaded.
-    from densely.architecture import spec
-    from densely.recipes import named
-
-    if model is not None:
-        spec(model)
-    named(recipe)
+    _known(recipe, model)
     if source is None and config is None:
         raise UsageError("Name the DATA to train on (digits, cifar10, a folder, a CSV, …), or a saved --config.")
     options: dict[str, Any] = {
@@ -248,12 +252,7 @@ def find_lr(
     data_dir: DataDir = None,
 ) -> None:
     """Suggest a learning rate: a short training whose rate rises, and where its loss falls fastest."""
-    from densely.architecture import spec
-    from densely.recipes import named
-
-    if model is not None:
-        spec(model)
-    named(recipe)
+    _known(recipe, model)
     if not picture.parent.is_dir():
         raise UsageError(f"There is no folder {picture.parent} for the picture: make it, or choose another --out.")
     from densely.training import finder
@@ -359,9 +358,7 @@ def show(
     data_dir: DataDir = None,
 ) -> None:
     """Draw what a recipe's augmentation makes of the images, before you train."""
-    from densely.recipes import named
-
-    named(recipe)
+    _known(recipe)
     target = Path(f"{Path(source).resolve().name}-{recipe}.png") if out_file is None else out_file
     if target.suffix.lower() != ".png":
         raise UsageError(f"The picture is a PNG: --out must end in .png, not {target.name!r}.")

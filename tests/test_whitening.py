@@ -53,3 +53,11 @@ def test_a_saved_model_opens(images: np.ndarray, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again.predict_on_batch(images), model.predict_on_batch(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "most"), [(3, 5), (5, 5), (6, 5), (49_000, 5_000)])
+def test_a_sample_comes_from_all_over(n: int, most: int) -> None:
+    sample = whitening.sample(np.arange(n), most)
+    assert most / 2 < len(sample) <= most or len(sample) == n
+    steps = np.diff(np.append(sample, n))
+    assert sample[0] == 0 and steps.max() <= steps[0]

@@ -74,6 +74,11 @@ class RunConfig(BaseModel):
     network: NetworkSpec
     recipe: Recipe
 
+    @property
+    def watches_test(self) -> bool:
+        """Whether the test part was looked at after every epoch; while settings are chosen, it never is."""
+        return self.recipe.validate_on_test and not self.tune
+
 
 class Inputs(BaseModel):
     """What a model expects and what its outputs mean."""
@@ -183,7 +188,7 @@ class Run:
         return "\n".join([*lines, f"Run folder     {self.folder}"])
 
     def _score_lines(self, part: str, scores: dict[str, Any]) -> list[str]:
-        seen = "; watched during training" if self.config.recipe.validate_on_test else ""
+        seen = "; watched during training" if self.config.watches_test else ""
         accuracy = f"{part} accuracy  {100 * scores['accuracy']:.2f} %"
         if not self.inputs.multi_label:
             of = f"{round(scores['accuracy'] * scores['n'])} of {scores['n']} images"
@@ -280,13 +285,15 @@ def write_config(path: Path, config: RunConfig) -> None:
     write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def read_config(path: str | Path) -> RunConfig:
-    """Read a saved config.
+def read_config(path: str | Path | RunConfig) -> RunConfig:
+    """Read a saved config; one that is read already is handed back.
 
     Raises:
         UsageError: if there is no such file.
         DataError: if it is damaged, or not a config.
     """
+    if isinstance(path, RunConfig):
+        return path
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"There is no config {path}: give the config.toml of a run.")

@@ -43,6 +43,11 @@ class Whitening(keras.layers.Conv2D):
         self.kernel.assign(filters(pieces))
 
 
+def sample(images: NDArray[np.uint8], most: int = IMAGES) -> NDArray[np.uint8]:
+    """At most so many of the images, from all over: those of a folder lie class by class."""
+    return images[:: -(-len(images) // most)]
+
+
 def filters(pieces: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The whitening filters of images: `(2, 2, C, 8·C)`, half of them the negatives of the others.
 

@@ -1,4 +1,4 @@
-"""Before the first step: which images are used, what the whitened stem looks at, what counts as right."""
+"""Before the first step: which images are used, what counts as right."""
 
 from pathlib import Path
 
@@ -9,15 +9,7 @@ from rich.console import Console
 
 from densely import data
 from densely.recipes import Recipe
-from densely.training.preparation import _accuracy, _sample, prepare
-
-
-@pytest.mark.parametrize(("n", "most"), [(3, 5), (5, 5), (6, 5), (49_000, 5_000)])
-def test_a_sample_comes_from_all_over(n: int, most: int) -> None:
-    sample = _sample(np.arange(n), most)
-    assert most / 2 < len(sample) <= most or len(sample) == n
-    steps = np.diff(np.append(sample, n))
-    assert sample[0] == 0 and steps.max() <= steps[0]
+from densely.training.preparation import _accuracy, prepare
 
 
 def test_a_mixed_answer_is_right_on_the_side_of_its_larger_share() -> None:

@@ -287,9 +287,10 @@ def test_tuning_never_looks_at_the_test_part_whatever_the_recipe(tmp_path: Path,
     assert set(run.metrics) & {"val", "test"} == {"val"}
     assert not run.metrics["test_seen_in_training"]
     assert run.history[-1]["val_accuracy"] == pytest.approx(run.metrics["val"]["accuracy"], abs=1e-6)
-    # The final training, from the same config: all images to train on, the test part watched and scored.
+    # The final training, from the same config: all images to train on, the test part watched as the recipe says.
     final = train(config=run.config, tune=False, console=QUIET)
     assert set(final.metrics) & {"val", "test"} == {"test"}
+    assert final.metrics["test_seen_in_training"]
     assert len(parts_of(final).train) > len(parts_of(run).train)
 
 

@@ -80,7 +80,7 @@ def prepare(
             f"Training runs on PyTorch, and Keras on {keras.backend.backend()} here: leave KERAS_BACKEND unset, and "
             "import densely before Keras. (Networks and layers work on JAX too.)"
         )
-    saved = runs.read_config(config) if isinstance(config, str | Path) else config
+    saved = runs.read_config(config) if config is not None else None
     if saved is not None:
         if recipe != "auto":
             raise UsageError(f"A saved config holds its own recipe: leave {recipe!r} out, or the config.")
@@ -88,7 +88,7 @@ def prepare(
         model = model or saved.network
         seed = saved.seed if seed is None else seed
         limit, fold = limit or saved.limit, fold or saved.fold
-        if not isinstance(source, Dataset | Parts) and name_of(source) not in data.NAMES:
+        if _is_files(source):
             size, channels = size or saved.size, channels or saved.channels
         tune = saved.tune if tune is None else tune
         if model is not saved.network:
@@ -103,15 +103,13 @@ def prepare(
     choice = recipes.choose(recipe, task_of(parts, name))
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
     chosen = recipes.change(chosen, precision=resolved(chosen.precision))
-    if tune:
-        chosen = recipes.change(chosen, validate_on_test=False)
     parts, record = complete(parts, _val_fraction(chosen, tune), seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")
     changes = {**({} if saved is not None else choice.network), **(network or {})}
     network_wanted = model or choice.model
     height, width, depth = parts.train.input_shape
-    from_files = not isinstance(source, Dataset | Parts) and name not in data.NAMES
+    from_files = _is_files(source)
     run_config = RunConfig(
         data=name,
         size=(height, width) if from_files else None,
@@ -131,7 +129,7 @@ def prepare(
     augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
     with computing_in(chosen.precision):
         whole = architecture.build(run_config.network)
-    whitening.fit(whole, map(preprocessing, chunks(_sample(parts.train.images, whitening.IMAGES))))
+    whitening.fit(whole, map(preprocessing, chunks(whitening.sample(parts.train.images))))
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
     logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
     logits.compile(
@@ -196,6 +194,11 @@ def load(
             notify=lambda line: console.print(line, style="dim", markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
+
+
+def _is_files(source: str | Path | Dataset | Parts) -> bool:
+    """Whether a source is a folder or a table of image files, which can be brought to any size."""
+    return not isinstance(source, Dataset | Parts) and name_of(source) not in data.NAMES
 
 
 def task_of(parts: Parts, name: str) -> recipes.Task:
@@ -280,11 +283,6 @@ def _loss(recipe: Recipe, train: Dataset) -> CrossEntropy:
         label_smoothing=recipe.label_smoothing,
         class_weights=data.class_weights(train).tolist() if recipe.class_weights else None,
     )
-
-
-def _sample(images: np.ndarray, most: int) -> np.ndarray:
-    """At most so many images, from all over: those of a folder lie class by class."""
-    return images[:: -(-len(images) // most)]
 
 
 def _answers_right(truth: Any, logits: Any) -> Any:

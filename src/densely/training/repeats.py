@@ -81,17 +81,18 @@ def repeat(
         DataError: if a class has fewer images than folds.
     """
     console = console or Console()
-    saved = options.get("config")
-    saved = runs.read_config(saved) if isinstance(saved, str | Path) else saved
-    seed = seed if seed is not None else saved.seed if saved is not None else 0
-    if options.get("tune") is None and saved is not None:
-        options["tune"] = saved.tune
+    tune = options.get("tune")
+    if options.get("config") is not None:
+        saved = options["config"] = runs.read_config(options["config"])
+        seed = saved.seed if seed is None else seed
+        tune = saved.tune if tune is None else tune
+    seed = seed or 0
     if (seeds is None) == (folds is None):
         raise UsageError("Give either seeds or folds, not both.")
     count = seeds or folds or 0
     if count < 2:
         raise UsageError(f"{'--seeds' if seeds is not None else '--folds'} must be at least 2, not {count}.")
-    if folds is not None and options.get("tune"):
+    if folds is not None and tune:
         raise UsageError("--folds scores every image once already: leave --tune out.")
     folder = runs.create_folder(out, name_of(source))
     found: list[Run] = []
@@ -108,7 +109,7 @@ def repeat(
             if out is None:
                 folder.parent.rmdir()
         raise
-    summary = summarise([run.metrics for run in found], "val" if options.get("tune") else "test")
+    summary = summarise([run.metrics for run in found], "val" if tune else "test")
     runs.write_json(folder / "summary.json", summary)
     repeats = Repeats(folder, found, summary)
     console.print(f"\n{repeats}", markup=False, highlight=False, soft_wrap=True)

@@ -88,7 +88,7 @@ def train(
     _announce(console, run, prepared)
     made = (prepared.preprocessing, chosen, prepared.config.seed)
     batches = Batches(parts.train, *made, training=True)
-    watched = parts.test if chosen.validate_on_test else parts.val
+    watched = parts.test if prepared.config.watches_test else parts.val
     bar = ProgressBar(console)
     conductor = Conductor(run, prepared.network, batches)
     try:
@@ -109,7 +109,7 @@ def train(
     conductor.finish()
 
     # What is scored is what the folder holds: read back, in float32 whatever the training computed in.
-    metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": chosen.validate_on_test}
+    metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": prepared.config.watches_test}
     metrics |= evaluate_held_out(
         run.model("final"),
         prepared.preprocessing,

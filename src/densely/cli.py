@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -167,11 +168,18 @@ def train(
         int | None, typer.Option(help="Bring your own images to grey (1) or colour (3).", show_default="by data")
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="The run folder; must be new or empty.", show_default="runs/DATA-N")
+        Path | None, typer.Option("--out", help="The run folder.", show_default="runs/DATA-N")
     ] = None,
+    resume: Annotated[
+        str, typer.Option(metavar="auto|never", help="Go on with this very training where it was broken off.")
+    ] = "auto",
+    save_every: Annotated[str, typer.Option(metavar="N|Nm", help="Steps, or minutes, between two checkpoints.")] = "5m",
     data_dir: DataDir = None,
 ) -> None:
-    """Train a DenseNet and score it once on images it never saw."""
+    """Train a DenseNet and score it once on images it never saw.
+
+    The same command again goes on where a training was broken off, to the very same weights.
+    """
     settings = {
         "learning_rate": lr,
         "epochs": epochs,
@@ -222,17 +230,27 @@ def train(
         "recipe": recipe,
         "tune": tune,
         "config": config,
+        "resume": resume,
+        "save_every": save_every,
         "console": out,
         **_given(settings),
     }
-    if seeds is None and folds is None:
-        densely.train(source, seed=seed, **options)
-        return
+    from densely.training.interruption import Interrupted
     from densely.training.repeats import repeat
 
-    if source is None:
+    if source is None and (seeds is not None or folds is not None):
         raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
-    repeat(source, seeds=seeds, folds=folds, seed=seed, **options)
+    try:
+        if seeds is None and folds is None:
+            densely.train(source, seed=seed, **options)
+        else:
+            repeat(source, seeds=seeds, folds=folds, seed=seed, **options)
+    except Interrupted as stop:
+        err.print(f"densely: interrupted {stop.where}.", markup=False, highlight=False, soft_wrap=True)
+        if stop.folder is not None:
+            command = shlex.join(["densely", *sys.argv[1:]])
+            err.print(f"Go on with:  {command}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(stop.exit_code) from None
 
 
 @app.command(name="find-lr")

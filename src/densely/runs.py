@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
+import itertools
 import json
 import os
 import platform
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -216,33 +218,39 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def create_folder(out: str | Path | None, data: str) -> Path:
-    """A new, empty run folder: `out`, or the next free `runs/NAME-1`, `runs/NAME-2`, …
+def name_for(data: str) -> str:
+    """What the run folders of a source are called, before their number."""
+    path = Path(data).resolve()
+    return (path.stem if path.is_file() else path.name) or "run"
+
+
+def numbered(name: str) -> list[Path]:
+    """The folders `runs/NAME-1`, `runs/NAME-2`, … that exist, in order."""
+    found = {}
+    for path in Path("runs").glob(f"{glob.escape(name)}-*"):
+        number = path.name.removeprefix(f"{name}-")
+        if number.isdecimal() and path.is_dir():
+            found[int(number)] = path
+    return [found[number] for number in sorted(found)]
+
+
+def create_numbered(name: str) -> Path:
+    """The next free `runs/NAME-1`, `runs/NAME-2`, …, made.
 
     Raises:
-        UsageError: if `out` already holds something.
         DataError: if it cannot be created.
     """
+    root = Path("runs")
     try:
-        if out is not None:
-            folder = Path(out)
-            if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-                raise UsageError(f"{folder} already holds something: choose another --out, or remove it first.")
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        root = Path("runs")
         root.mkdir(exist_ok=True)
-        path = Path(data).resolve()
-        name = (path.stem if path.is_file() else path.name) or "run"
-        number = 1
-        while True:
+        for number in itertools.count(1):
+            folder = root / f"{name}-{number}"
             with contextlib.suppress(FileExistsError):
-                folder = root / f"{name}-{number}"
                 folder.mkdir()
                 return folder
-            number += 1
     except OSError as error:
         raise DataError(f"The run folder {error.filename} cannot be created: {error.strerror}.") from None
+    raise AssertionError  # numbers do not end
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -302,23 +310,35 @@ def read_config(path: str | Path | RunConfig) -> RunConfig:
 
 
 class HistoryFile:
-    """`history.csv`, one row an epoch, on the disk before the next epoch starts."""
+    """`history.csv`, one row an epoch, on the disk before the next epoch starts.
+
+    Attributes:
+        rows: what it holds, with the file's columns.
+    """
 
     columns = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = ()) -> None:
         self.path = path
-        write_whole(path, lambda aside: aside.write_text(",".join(self.columns) + "\n", encoding="utf-8"))
+        self.rows = list(rows)
+        write_whole(path, self._write_all)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row; columns that it lacks stay empty."""
+        self.rows.append({column: row[column] for column in self.columns if column in row})
         try:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)
+                csv.DictWriter(file, self.columns).writerow(self.rows[-1])
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror or error}.") from None
+
+    def _write_all(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -131,6 +131,11 @@ class Parts:
                     f" {self.train.input_shape}: bring them to one shape."
                 )
 
+    def fingerprints(self) -> dict[str, str]:
+        """`Dataset.fingerprint` of every part that there is, by its name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {part: dataset.fingerprint() for part, dataset in named.items() if dataset is not None}
+
 
 def _check_images(images: NDArray[np.uint8], source: str) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:

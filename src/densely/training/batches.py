@@ -30,10 +30,16 @@ class Batches(keras.utils.PyDataset):
         self.recipe = recipe
         self.seed = seed
         self.training = training
+        self.steps_per_epoch = -(-len(dataset) // recipe.batch_size)
+        self.skipped = 0
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.recipe.batch_size)
+        return self.steps_per_epoch - self.skipped
+
+    def skip(self, steps: int) -> None:
+        """Leave out the first steps of an epoch, which a training that goes on has taken already."""
+        self.skipped = steps
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches are made."""
@@ -43,6 +49,7 @@ class Batches(keras.utils.PyDataset):
         self.mirrored = mirrored_in_turn(n, self.seed, epoch) if self.recipe.flip_in_turn else None
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        step += self.skipped
         size = self.recipe.batch_size
         chosen = self.order[step * size : (step + 1) * size]
         images = self.dataset.images[chosen]

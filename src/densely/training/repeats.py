@@ -2,12 +2,13 @@
 
 runs/photos-1/
     seed-0/ seed-1/ …     or fold-1/ fold-2/ …, each a run folder of its own
+    asked.json            what was asked for: the same again goes on in this folder
     summary.json          mean, standard deviation, least and greatest of every score
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
 from densely.runs import Run
+from densely.training import resume as resuming
 from densely.training.preparation import name_of
 from densely.training.single import train
 
@@ -72,7 +74,8 @@ def repeat(
         seeds: how many runs, with the seeds `seed`, `seed + 1`, …
         folds: K.
         seed: of the first run; of all of them with folds (default: a saved config's, else 0).
-        out: the folder for all; by default the next free `runs/NAME-1`, …
+        out: the folder for all; by default the newest `runs/NAME-N` in which the same was broken off, else the next
+            free one.
         console: where to print.
         **options: as for `densely.train`.
 
@@ -94,8 +97,28 @@ def repeat(
         raise UsageError(f"{'--seeds' if seeds is not None else '--folds'} must be at least 2, not {count}.")
     if folds is not None and tune:
         raise UsageError("--folds scores every image once already: leave --tune out.")
-    folder = runs.create_folder(out, name_of(source))
+    asked = {"data": name_of(source), "seeds": seeds, "folds": folds, "seed": seed, **_plain(options)}
+    with ExitStack() as held:
+        folder = _claim(out, asked, options.get("resume", "auto"), held)
+        found = _train_all(folder, source, seeds, folds, seed, console, options)
+        summary = summarise([run.metrics for run in found], "val" if tune else "test")
+        runs.write_json(folder / "summary.json", summary)
+    repeats = Repeats(folder, found, summary)
+    console.print(f"\n{repeats}", markup=False, highlight=False, soft_wrap=True)
+    return repeats
+
+
+def _train_all(
+    folder: Path,
+    source: str | Path | Dataset | Parts,
+    seeds: int | None,
+    folds: int | None,
+    seed: int,
+    console: Console,
+    options: dict[str, Any],
+) -> list[Run]:
     found: list[Run] = []
+    count = seeds or folds or 0
     try:
         for i in range(count):
             different: dict[str, Any] = {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
@@ -104,13 +127,41 @@ def repeat(
             found.append(train(source, out=folder / part, console=console, **different, **options))
     except DenselyError:
         # A wrong setting is told before the first run writes anything; then nothing stays behind.
-        with suppress(OSError):
-            folder.rmdir()
-            if out is None:
-                folder.parent.rmdir()
+        if not any(path.is_dir() for path in folder.iterdir()):
+            for name in ("asked.json", ".lock"):
+                (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
         raise
-    summary = summarise([run.metrics for run in found], "val" if tune else "test")
-    runs.write_json(folder / "summary.json", summary)
-    repeats = Repeats(folder, found, summary)
-    console.print(f"\n{repeats}", markup=False, highlight=False, soft_wrap=True)
-    return repeats
+    return found
+
+
+def _claim(out: str | Path | None, asked: dict[str, Any], resume: str, held: ExitStack) -> Path:
+    """The folder for all, this process's alone: new, or where the same was broken off."""
+    if out is not None:
+        folder = Path(out)
+        resuming.make(folder)
+        resuming.lock(folder, held)
+        if any(path.name != ".lock" for path in folder.iterdir()) and (resume == "never" or _asked(folder) != asked):
+            raise UsageError(f"{folder} already holds something else: choose another --out, or remove it first.")
+    else:
+        name = runs.name_for(asked["data"])
+        for folder in reversed(runs.numbered(name)) if resume == "auto" else ():
+            if _asked(folder) == asked and not (folder / "summary.json").is_file():
+                with suppress(DenselyError):
+                    resuming.lock(folder, held)
+                    return folder
+        folder = runs.create_numbered(name)
+        resuming.lock(folder, held)
+    runs.write_json(folder / "asked.json", asked)
+    return folder
+
+
+def _asked(folder: Path) -> Any:
+    path = folder / "asked.json"
+    return runs.read_json(path) if path.is_file() else None
+
+
+def _plain(options: dict[str, Any]) -> dict[str, str]:
+    """Options as they can be compared; those that change no result are left out."""
+    return {key: str(value) for key, value in sorted(options.items()) if key not in ("resume", "save_every")}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import keras
 import numpy as np
 from rich.console import Console
 
@@ -12,10 +13,16 @@ from densely import architecture, runs
 from densely.data import Dataset, Parts
 from densely.evaluation import evaluate_held_out
 from densely.runs import Run, RunConfig
+from densely.training import checkpoint, keeper
 from densely.training.batches import Batches
+from densely.training.checkpoint import Checkpoint
 from densely.training.conductor import Conductor
+from densely.training.interruption import Interrupted, StopSignals
+from densely.training.keeper import SAVE_EVERY, Keeper
+from densely.training.memory import memory_errors
 from densely.training.preparation import Prepared, prepare
 from densely.training.progress import ProgressBar
+from densely.training.resume import Resume, claimed
 
 
 def train(
@@ -33,6 +40,8 @@ def train(
     recipe: str = "auto",
     tune: bool | None = None,
     config: str | Path | RunConfig | None = None,
+    resume: Resume = "auto",
+    save_every: int | str = SAVE_EVERY,
     console: Console | None = None,
     **settings: Any,
 ) -> Run:
@@ -42,7 +51,8 @@ def train(
         source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, a CSV of labels, or
             your own `Dataset` or `Parts`. May be left out with `config`.
         model: a network's name or spec; by default the recipe's.
-        out: the run folder; by default the next free `runs/NAME-1`, `runs/NAME-2`, …
+        out: the run folder; by default the newest `runs/NAME-N` in which this very training was broken off, else the
+            next free one.
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
             Python's global seeds.
         limit: use at most this many images of each part that the source has.
@@ -56,6 +66,9 @@ def train(
         tune: hold out a validation part and score that; the test part is not looked at (default: a saved config's
             choice, else no).
         config: a run's `config.toml` (or a `RunConfig`) to run again; what else is given here changes it.
+        resume: `"auto"`: a training that was broken off goes on, to the very weights that it would have had, and one
+            that was finished is handed back; `"never"`: only a folder that holds nothing will do.
+        save_every: steps (`500`) or minutes (`"5m"`, the default) between two checkpoints.
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
         **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
 
@@ -63,67 +76,112 @@ def train(
         The run, opened: `run.accuracy`, `run.metrics`, `run.model()`, `run.folder`.
 
     Raises:
-        UsageError: for names or values that do not exist or do not fit.
-        DataError: for data that cannot be used.
+        UsageError: for names or values that do not exist or do not fit, or a folder that holds something else.
+        DataError: for data that cannot be used, or a disk that is full.
+        DenselyError: if the loss is no longer a number, memory runs out, or another process trains in the folder.
+        Interrupted: (a `KeyboardInterrupt`) after SIGINT or SIGTERM; what was reached is on the disk.
     """
     console = console or Console()
-    prepared = prepare(
-        source,
-        model=model,
-        seed=seed,
-        limit=limit,
-        fold=fold,
-        data_dir=data_dir,
-        size=size,
-        channels=channels,
-        network=network,
-        recipe=recipe,
-        tune=tune,
-        config=config,
-        console=console,
-        **settings,
-    )
-    parts, chosen = prepared.parts, prepared.config.recipe
-    run = _start_run(runs.create_folder(out, prepared.config.data), prepared)
-    _announce(console, run, prepared)
-    made = (prepared.preprocessing, chosen, prepared.config.seed)
-    batches = Batches(parts.train, *made, training=True)
-    watched = parts.test if prepared.config.watches_test else parts.val
-    bar = ProgressBar(console)
-    conductor = Conductor(run, prepared.network, batches)
-    try:
-        prepared.model.fit(
-            batches,
-            epochs=chosen.epochs,
-            validation_data=Batches(watched, *made, training=False) if watched else None,
-            callbacks=[conductor, bar],
-            shuffle=False,
-            verbose=0,
+    keeper.interval(save_every)
+    with StopSignals() as signals:
+        prepared = prepare(
+            source,
+            model=model,
+            seed=seed,
+            limit=limit,
+            fold=fold,
+            data_dir=data_dir,
+            size=size,
+            channels=channels,
+            network=network,
+            recipe=recipe,
+            tune=tune,
+            config=config,
+            console=console,
+            **settings,
         )
-    except KeyboardInterrupt:
-        bar.close()
-        console.print(f"Interrupted; {run.folder} keeps what the finished epochs left.", markup=False, soft_wrap=True)
-        raise
-    finally:
-        bar.close()
-    conductor.finish()
-
-    # What is scored is what the folder holds: read back, in float32 whatever the training computed in.
-    metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": prepared.config.watches_test}
-    metrics |= evaluate_held_out(
-        run.model("final"),
-        prepared.preprocessing,
-        val=parts.val,
-        test=None if prepared.config.tune else parts.test,
-        views=chosen.views,
-    )
-    runs.write_json(run.folder / "metrics.json", metrics)
+        fingerprints = prepared.parts.fingerprints()
+        with claimed(out, prepared.config, fingerprints, resume) as folder:
+            if (folder / "metrics.json").is_file():
+                run = Run.open(folder)
+                console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
+                return run
+            run, start = _run_in(folder, prepared, fingerprints, console)
+            try:
+                if not (folder / "final.weights.h5").is_file():
+                    _fit(run, prepared, start, save_every, signals, console)
+                _score(run, prepared)
+            except Interrupted as stop:
+                raise stop if stop.folder else Interrupted(stop.signal, folder, "while it was being scored") from None
+            checkpoint.remove_all(folder)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run
 
 
-def _start_run(folder: Path, prepared: Prepared) -> Run:
-    """Write all that is known before the first step."""
+def _fit(
+    run: Run,
+    prepared: Prepared,
+    start: Checkpoint | None,
+    save_every: int | str,
+    signals: StopSignals,
+    console: Console,
+) -> None:
+    """Train from the start, or from a checkpoint, to `final.weights.h5`."""
+    parts, chosen = prepared.parts, prepared.config.recipe
+    made = (prepared.preprocessing, chosen, prepared.config.seed)
+    batches = Batches(parts.train, *made, training=True)
+    watched = parts.test if prepared.config.watches_test else parts.val
+    conductor = Conductor(run, prepared.network, batches)
+    bar = ProgressBar(console)
+    callbacks = keras.callbacks.CallbackList(
+        # In this order: the keeper writes down what the conductor has done, and ends what the bar has shown.
+        [conductor, bar, Keeper(conductor, save_every, signals, start)],
+        add_history=True,
+        model=prepared.model,
+        epochs=chosen.epochs,
+        steps=batches.steps_per_epoch,
+    )
+    epoch, step = (start.epoch, start.step) if start is not None else (0, 0)
+    # What is left of an epoch is a `fit` of its own: Keras fixes the number of steps at its beginning.
+    spans = [(step, epoch, epoch + 1), (0, epoch + 1, chosen.epochs)] if step else [(0, epoch, chosen.epochs)]
+    try:
+        with signals.deferred(), memory_errors(chosen.batch_size):
+            for skipped, first, end in spans:
+                if first < end and not conductor.finished:
+                    batches.skip(skipped)
+                    prepared.model.fit(
+                        batches,
+                        initial_epoch=first,
+                        epochs=end,
+                        validation_data=Batches(watched, *made, training=False) if watched else None,
+                        callbacks=callbacks,
+                        shuffle=False,
+                        verbose=0,
+                    )
+    finally:
+        bar.close()
+    if signals.received is not None:
+        raise Interrupted(signals.received, run.folder, "after the last epoch")
+
+
+def _score(run: Run, prepared: Prepared) -> None:
+    """Write `metrics.json`, from what the folder holds: read back, in float32 whatever the training computed in."""
+    parts, config = prepared.parts, prepared.config
+    metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": config.watches_test}
+    metrics |= evaluate_held_out(
+        run.model("final"),
+        prepared.preprocessing,
+        val=parts.val,
+        test=None if config.tune else parts.test,
+        views=config.recipe.views,
+    )
+    runs.write_json(run.folder / "metrics.json", metrics)
+
+
+def _run_in(
+    folder: Path, prepared: Prepared, fingerprints: dict[str, str], console: Console
+) -> tuple[Run, Checkpoint | None]:
+    """The run, all that is known before the first step written; and where it was broken off, if it was."""
     parts, config = prepared.parts, prepared.config
     inputs = runs.Inputs(
         class_names=parts.train.class_names,
@@ -131,20 +189,47 @@ def _start_run(folder: Path, prepared: Prepared) -> Run:
         input_shape=parts.train.input_shape,
         preprocessing=prepared.preprocessing.as_dict(),
     )
-    named: list[tuple[Literal["train", "val", "test"], Dataset | None]] = [
-        ("train", parts.train),
-        ("val", parts.val),
-        ("test", parts.test),
+    run = Run(folder, config, inputs)
+    if not (folder / "splits.json").is_file():
+        runs.write_config(folder / "config.toml", config)
+        runs.write_json(folder / "environment.json", runs.environment(config.seed))
+        runs.write_json(folder / "inputs.json", inputs.model_dump())
+        # The last of them: where it is, the others are too.
+        runs.write_json(folder / "splits.json", {"fingerprints": fingerprints, **prepared.record.as_dict()})
+        _announce(console, run, prepared)
+        return run, None
+    _announce(console, run, prepared)
+    start = checkpoint.newest(folder, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    if (folder / "final.weights.h5").is_file():
+        where = "it is trained, and only its score is missing"
+    elif start is None:
+        where = "from its beginning, there is no checkpoint yet"
+    else:
+        where = checkpoint.reached(start.epoch, start.step)
+    console.print(
+        f"going on with it {where}; --resume never begins anew", markup=False, highlight=False, soft_wrap=True
+    )
+    _note_new_environment(folder, config.seed, console)
+    return run, start
+
+
+def _note_new_environment(folder: Path, seed: int, console: Console) -> None:
+    """Write down where the training goes on; another version or machine may round otherwise, which is told."""
+    before, now = runs.read_json(folder / "environment.json"), runs.environment(seed)
+    changed = [
+        f"{name} {before[kind].get(name)} then, {value} now"
+        for kind in ("versions", "machine")
+        for name, value in now[kind].items()
+        if before[kind].get(name) != value
     ]
-    splits = {
-        "fingerprints": {part: dataset.fingerprint() for part, dataset in named if dataset is not None},
-        **prepared.record.as_dict(),
-    }
-    runs.write_config(folder / "config.toml", config)
-    runs.write_json(folder / "environment.json", runs.environment(config.seed))
-    runs.write_json(folder / "inputs.json", inputs.model_dump())
-    runs.write_json(folder / "splits.json", splits)
-    return Run(folder, config, inputs)
+    if changed:
+        console.print(
+            f"not exactly what it would have been without a break: {'; '.join(changed)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    runs.write_json(folder / "environment.json", {**before, "resumed": [*before.get("resumed", []), now]})
 
 
 def _announce(console: Console, run: Run, prepared: Prepared) -> None:

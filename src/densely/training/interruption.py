@@ -1,0 +1,78 @@
+"""Ctrl-C and the kill command: what is being done is brought to a good end first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training ended by a signal.
+
+    Attributes:
+        signal: its number.
+        exit_code: what the shell expects of a process that ends so.
+        folder: where it can go on from, if it came so far.
+        where: how far it came, in words.
+    """
+
+    def __init__(self, number: int, folder: Path | None = None, where: str = "before the first step") -> None:
+        super().__init__(f"Interrupted {where}.")
+        self.signal = number
+        self.exit_code = 128 + number
+        self.folder = folder
+        self.where = where
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into `Interrupted`; a second one ends the process at once.
+
+    Inside `deferred()` nothing is raised: `received` has the signal's number, and whoever looks at it raises. Python
+    lets only the main thread handle signals; elsewhere this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._deferring = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal is only noted."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            _end_at_once(number)
+        self.received = number
+        if not self._deferring:
+            raise Interrupted(number)
+
+
+def _end_at_once(number: int) -> NoReturn:
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the progress bar has hidden the cursor
+    os._exit(128 + number)

@@ -1,0 +1,131 @@
+"""Which run folder a training works in: a new one, or the one where the same training was broken off."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from densely import runs
+from densely.errors import DataError, DenselyError, UsageError
+from densely.runs import RunConfig
+
+Resume = Literal["auto", "never"]
+
+
+@contextlib.contextmanager
+def claimed(
+    out: str | Path | None, config: RunConfig, fingerprints: Mapping[str, str], resume: Resume = "auto"
+) -> Iterator[Path]:
+    """A run folder for this training alone, while the block runs.
+
+    Args:
+        out: the folder; by default the newest `runs/NAME-N` in which this very training was broken off, else the next
+            free one.
+        config: what is to be trained.
+        fingerprints: of its parts.
+        resume: `"auto"`, or `"never"` to take only a folder that holds nothing.
+
+    Raises:
+        UsageError: if the folder holds something else, or a training with other settings.
+        DenselyError: if another process is training in it.
+        DataError: if it cannot be created.
+    """
+    if resume not in ("auto", "never"):
+        raise UsageError(f"--resume is auto or never, not {resume!r}.")
+    with contextlib.ExitStack() as held:
+        if out is not None:
+            folder = Path(out)
+            make(folder)
+            lock(folder, held)
+            _check(folder, config, fingerprints, resume)
+            yield folder
+            return
+        name = runs.name_for(config.data)
+        for folder in reversed(runs.numbered(name)) if resume == "auto" else ():
+            with contextlib.suppress(DenselyError), contextlib.ExitStack() as trying:
+                lock(folder, trying)
+                if broken_off(folder):
+                    _check(folder, config, fingerprints, resume)
+                    held.push(trying.pop_all())
+                    yield folder
+                    return
+        folder = runs.create_numbered(name)
+        lock(folder, held)
+        yield folder
+
+
+def broken_off(folder: Path) -> bool:
+    """Whether a training was begun in a folder, and not scored."""
+    return (folder / "config.toml").is_file() and not (folder / "metrics.json").is_file()
+
+
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
+    one, other = _flat(before.model_dump()), _flat(now.model_dump())
+    return [f"{key}={one[key]!r}, not {other[key]!r}" for key in one if one[key] != other[key]]
+
+
+def lock(folder: Path, held: contextlib.ExitStack) -> None:
+    """Keep other processes out of a folder until `held` closes, or this process ends in whatever way.
+
+    Raises:
+        DenselyError: if another one is in it.
+        DataError: if the folder cannot be written to.
+    """
+    try:
+        held.enter_context(FileLock(folder / ".lock").acquire(timeout=0))
+    except Timeout:
+        raise DenselyError(f"Another process is training in {folder}: wait for it, or choose another --out.") from None
+    except OSError as error:
+        raise DataError(f"{folder} cannot be locked: {error.strerror or error}.") from None
+
+
+def make(folder: Path) -> None:
+    """Make a folder that the user named, where it is not there yet.
+
+    Raises:
+        UsageError: if it is a file.
+        DataError: if it cannot be created.
+    """
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file: --out names a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"The run folder {error.filename} cannot be created: {error.strerror}.") from None
+
+
+def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], resume: Resume) -> None:
+    """Refuse a folder that holds anything but this very training."""
+    if not any(path.name != ".lock" for path in folder.iterdir()):
+        return
+    if not (folder / "config.toml").is_file():
+        raise UsageError(f"{folder} already holds something: choose another --out, or remove it first.")
+    if resume == "never":
+        raise UsageError(f"{folder} already holds a training: choose another --out, or leave --resume out.")
+    found = differences(runs.read_config(folder / "config.toml"), config)
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise UsageError(
+            f"{folder} holds a training with {'; '.join(found[:3])}{more}: give the same settings to go on with it, "
+            "or choose another --out."
+        )
+    if (folder / "splits.json").is_file():
+        recorded = runs.read_json(folder / "splits.json")["fingerprints"]
+        if recorded != fingerprints:
+            changed = ", ".join(sorted(part for part in fingerprints if recorded.get(part) != fingerprints[part]))
+            raise DataError(f"The data have changed since {folder} was begun ({changed}): choose another --out.")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

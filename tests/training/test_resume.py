@@ -1,0 +1,262 @@
+"""A training that is killed and begun again ends with the very weights that it would have had; nothing is lost."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from densely.data import load
+from densely.errors import DataError, DenselyError, UsageError
+from densely.runs import Run
+from densely.training import checkpoint
+from densely.training.interruption import Interrupted
+from densely.training.resume import claimed, differences
+from densely.training.single import train
+
+# Everything that is random or remembers: dropout, augmentation, averaged weights, momentum, accumulation, a schedule.
+OPTIONS = [
+    *("--model", "densenet-bc-16-8", "--limit", "200", "--epochs", "4", "--batch-size", "32", "--dropout", "0.2"),
+    *("--shift", "1", "--flip", "--ema", "0.9", "--accumulate", "2", "--mixup", "0.2", "--save-every", "3"),
+]
+QUICK = {"model": "densenet-bc-16-8", "limit": 200, "epochs": 2, "console": Console(quiet=True)}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def densely(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=300, env=ENVIRONMENT, **more
+    )
+
+
+def dying(moment: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = str(Path(__file__).with_name("dying.py"))
+    return densely(script, str(moment), str(folder), "train", "digits", "--out", str(folder), *OPTIONS)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Of all that a training leaves, but for times."""
+    scores = json.loads((folder / "metrics.json").read_text())
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in Run.open(folder).history]
+    weights = {name: hash_of_weights(Run.open(folder), name) for name in ("final", "best")}
+    return {**weights, "scores": json.dumps(scores), "history": json.dumps(history)}
+
+
+def hash_of_weights(run: Run, name: str) -> str:
+    return hashlib.sha256(b"".join(w.numpy().tobytes() for w in run.model(name).weights)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], int]:
+    """What the training leaves when nothing happens to it, and how many moments it has."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = dying(0, folder)
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "checkpoints").exists()
+    return digest(folder), int(done.stdout.splitlines()[-1])
+
+
+def check_kills(whole: tuple[dict[str, str], int], folder: Path, shares: list[float]) -> None:
+    """Kill a training again and again, at so large a share of the moments that are left; then let it end."""
+    expected, moments = whole
+    for share in shares:
+        died = dying(1 + int(share * (moments - 1)), folder)
+        # A training that goes on has fewer moments left, and may come to its end before the chosen one.
+        assert died.returncode in (-signal.SIGKILL, 0), died.stderr
+    ended = dying(0, folder)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert digest(folder) == expected
+    assert not (folder / "checkpoints").exists()
+
+
+def test_killed_three_times_it_ends_with_the_very_same_weights(whole: tuple[dict[str, str], int], tmp_path: Path) -> None:
+    check_kills(whole, tmp_path / "run", [0.35, 0.3, 0.6])
+
+
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(shares=st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=3))
+def test_killed_at_any_moments_it_ends_with_the_very_same_weights(
+    whole: tuple[dict[str, str], int], tmp_path_factory: pytest.TempPathFactory, shares: list[float]
+) -> None:
+    check_kills(whole, tmp_path_factory.mktemp("killed") / "run", shares)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
+    number: int, code: int, whole: tuple[dict[str, str], int], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "densely", "train", "digits", "--out", str(folder), *OPTIONS]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        while len((folder / "history.csv").read_text().splitlines() if (folder / "history.csv").exists() else ()) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "interrupted after epoch" in errors
+    assert f"Go on with:  densely train digits --out {folder}" in errors
+    assert "Traceback" not in errors
+    assert checkpoint.newest(folder, pytest.fail) is not None
+    ended = dying(0, folder)
+    assert "going on with it after epoch" in ended.stdout
+    assert digest(folder) == whole[0]
+
+
+def test_a_signal_before_the_first_step_ends_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "densely", "train", "digits", "--out", str(tmp_path / "run"), *OPTIONS]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        time.sleep(1)  # imports take longer
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_the_same_again_without_a_folder_goes_on_with_what_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = break_off("runs/digits-1")
+    again = train("digits", **QUICK)
+    assert again.folder == first == Path("runs/digits-1")
+    assert train("digits", **QUICK).folder == Path("runs/digits-2")
+    assert train("digits", **{**QUICK, "epochs": 1}).folder == Path("runs/digits-3")
+    break_off("runs/digits-4", resume="never")
+    assert train("digits", resume="never", **QUICK).folder == Path("runs/digits-5")
+
+
+def break_off(folder: str, **options: object) -> Path:
+    """A training that stops in the middle of its second epoch, as if a signal had come."""
+    steps = 0
+
+    def stop_later(self: checkpoint.Checkpoint, *args: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    from densely.training.batches import Batches
+
+    original, Batches.__getitem__ = Batches.__getitem__, stop_later
+    try:
+        with pytest.raises(Interrupted, match="after epoch 1, step"):
+            train("digits", **QUICK, **options)
+    finally:
+        Batches.__getitem__ = original
+    assert (Path(folder) / "checkpoints").is_dir()
+    return Path(folder)
+
+
+def test_what_is_finished_is_handed_back(tmp_path: Path) -> None:
+    run = train("digits", out=tmp_path / "run", **QUICK)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"}
+    assert train("digits", out=tmp_path / "run", **QUICK).metrics == run.metrics
+    assert {path: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"} == before
+
+
+def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+    train("digits", out=tmp_path / "run", **QUICK)
+    with pytest.raises(UsageError, match=r"recipe\.learning_rate=0\.1, not 0\.05"):
+        train("digits", out=tmp_path / "run", learning_rate=0.05, **QUICK)
+    with pytest.raises(UsageError, match="already holds a training"):
+        train("digits", out=tmp_path / "run", resume="never", **QUICK)
+
+
+def test_differences_are_told_field_by_field(tmp_path: Path) -> None:
+    config = train("digits", out=tmp_path / "run", **QUICK).config
+    other = config.model_copy(update={"seed": 3, "recipe": config.recipe.model_copy(update={"epochs": 9})})
+    assert differences(config, other) == ["seed=0, not 3", "recipe.epochs=2, not 9"]
+    assert differences(config, config) == []
+
+
+def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
+    parts = load("digits")
+    run = train("digits", out=tmp_path / "run", **QUICK)
+    (run.folder / "metrics.json").unlink()
+    splits = json.loads((run.folder / "splits.json").read_text())
+    splits["fingerprints"]["test"] = parts.train.fingerprint()
+    (run.folder / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(DataError, match=r"data have changed since .* \(test\)"):
+        train("digits", out=tmp_path / "run", **QUICK)
+
+
+def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    run = train("digits", out=tmp_path / "run", **QUICK)
+    code = "import sys, time; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print(1); sys.stdout.flush(); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run.folder / ".lock")], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(DenselyError, match="Another process"):
+            train("digits", out=run.folder, **QUICK)
+        other.kill()
+    with claimed(run.folder, run.config, json.loads((run.folder / "splits.json").read_text())["fingerprints"]):
+        pass  # the lock went with the process that had it
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[dict[str, str], int]
+) -> None:
+    folder = tmp_path / "run"
+    assert dying(int(0.7 * whole[1]), folder).returncode == -signal.SIGKILL
+    kept = sorted((folder / "checkpoints").glob("0*"))
+    assert len(kept) == checkpoint.KEPT
+    with (kept[-1] / "tensors.safetensors").open("r+b") as file:
+        file.seek(3000)
+        file.write(b"\x00\xff\x00\xff")
+    ended = dying(0, folder)
+    assert f"The checkpoint {kept[-1]} is damaged" in ended.stdout
+    assert digest(folder) == whole[0]
+
+
+def test_a_loss_that_runs_away_is_told_with_epoch_and_step(tmp_path: Path) -> None:
+    options = {**QUICK, "optimizer": "sgd", "learning_rate": 1e30, "schedule": "constant", "epochs": 3}
+    with pytest.raises(DenselyError, match=r"in epoch \d, step \d+ \(learning rate 1e\+30\): lower --lr"):
+        train("digits", out=tmp_path / "run", save_every=1, **options)
+    newest = checkpoint.newest(tmp_path / "run", pytest.fail)
+    assert newest is None or all((value == value).all() for value in newest.tensors.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    limit = 150_000  # bytes a file may have: less than a checkpoint's tensors, more than everything else
+    folder = tmp_path / "run"
+    assert dying(40, folder).returncode == -signal.SIGKILL
+    before = checkpoint.newest(folder, pytest.fail)
+    assert before is not None
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv[0] = 'densely';"
+        "from densely.cli import main; main()"
+    )
+    full = densely("-c", code, "train", "digits", "--out", str(folder), *OPTIONS)
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr
+    assert "is whole" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list((folder / "checkpoints").glob(".*"))
+    after = checkpoint.newest(folder, pytest.fail)
+    assert after is not None
+    assert (after.epoch, after.step) == (before.epoch, before.step)
+
+
+@pytest.mark.parametrize("every", ["0", "-1", "1.5", "5h", "", "m"])
+def test_how_often_to_save_is_checked(every: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="every so many steps"):
+        train("digits", out=tmp_path / "run", save_every=every, **QUICK)
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ one linear classifier. `NetworkSpec` writes that down; nothing here trains, read
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,9 @@ from densely.errors import from_validation, unknown
 
 if TYPE_CHECKING:
     import keras
+
+#: More layers, or maps a layer, than anybody trains: a config that asks for more is a mistake, or worse.
+MOST = 10_000
 
 Initializer = Literal["fan_out_normal", "he_normal", "he_uniform", "glorot_uniform", "glorot_normal"]
 
@@ -54,12 +57,12 @@ class NetworkSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    depth: int | None = None
-    blocks: int | None = Field(default=None, ge=1)
-    layers: tuple[int, ...] | None = None
-    growth_rate: int = Field(default=12, ge=1)
-    growth_factor: int = Field(default=1, ge=1)
-    stem_filters: int | None = Field(default=None, ge=1)
+    depth: int | None = Field(default=None, le=MOST)
+    blocks: int | None = Field(default=None, ge=1, le=100)
+    layers: tuple[Annotated[int, Field(le=MOST)], ...] | None = Field(default=None, max_length=100)
+    growth_rate: int = Field(default=12, ge=1, le=MOST)
+    growth_factor: int = Field(default=1, ge=1, le=100)
+    stem_filters: int | None = Field(default=None, ge=1, le=MOST)
     bottleneck: bool = False
     compression: float = Field(default=1.0, gt=0, le=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -34,6 +34,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where built-in data lie.", envvar="DENSELY_DATA", show_default="~/.cache/densely/data"),
 ]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be read as images.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/digits-1.")]
 WeightsOption = Annotated[
     str, typer.Option(metavar="final|best", help="The last epoch's weights, or those best on the validation part.")
@@ -167,6 +168,7 @@ def train(
     channels: Annotated[
         int | None, typer.Option(help="Bring your own images to grey (1) or colour (3).", show_default="by data")
     ] = None,
+    skip_bad: SkipBad = False,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="The run folder.", show_default="runs/DATA-N")
     ] = None,
@@ -226,6 +228,7 @@ def train(
         "data_dir": data_dir,
         "size": _size(size),
         "channels": channels,
+        "skip_bad": skip_bad or None,
         "network": _given(network),
         "recipe": recipe,
         "tune": tune,
@@ -238,11 +241,11 @@ def train(
     from densely.training.interruption import Interrupted
     from densely.training.repeats import repeat
 
-    if source is None and (seeds is not None or folds is not None):
-        raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
     try:
         if seeds is None and folds is None:
             densely.train(source, seed=seed, **options)
+        elif source is None:
+            raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
         else:
             repeat(source, seeds=seeds, folds=folds, seed=seed, **options)
     except Interrupted as stop:
@@ -267,6 +270,7 @@ def find_lr(
     picture: Annotated[Path, typer.Option("--out", help="The curve, PNG or SVG.")] = Path("find-lr.png"),
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use at most this many images.", show_default="all")] = None,
+    skip_bad: SkipBad = False,
     data_dir: DataDir = None,
 ) -> None:
     """Suggest a learning rate: a short training whose rate rises, and where its loss falls fastest."""
@@ -285,6 +289,7 @@ def find_lr(
         steps=steps,
         seed=seed,
         limit=limit,
+        skip_bad=skip_bad,
         data_dir=data_dir,
         console=out,
         **_given({"batch_size": batch_size}),
@@ -373,6 +378,7 @@ def show(
     channels: Annotated[
         int | None, typer.Option(help="Bring a folder's images to grey (1) or colour (3).", show_default="by data")
     ] = None,
+    skip_bad: SkipBad = False,
     data_dir: DataDir = None,
 ) -> None:
     """Draw what a recipe's augmentation makes of the images, before you train."""
@@ -385,7 +391,9 @@ def show(
     from densely.runs import write_whole
     from densely.show import preview
 
-    picture = preview(source, recipe, seed=seed, data_dir=data_dir, size=_size(size), channels=channels)
+    picture = preview(
+        source, recipe, seed=seed, data_dir=data_dir, size=_size(size), channels=channels, skip_bad=skip_bad
+    )
     write_whole(target, picture.save)
     out.print(str(target), markup=False, highlight=False, soft_wrap=True)
 

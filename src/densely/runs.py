@@ -53,6 +53,7 @@ class RunConfig(BaseModel):
         data: name of a built-in data set, or the path of a folder of images, or a name given in Python.
         size: (height, width) that a folder's images were brought to; `None` for built-in sets.
         channels: that a folder's images were brought to; `None` for built-in sets.
+        skip_bad: whether files that could not be read as images were left out.
         limit: at most this many images of the training data and of the test part; `None` for all.
         fold: (i, K): the i-th of K folds of the training data was the test part; `splits.json` then counts the images
             of the other folds.
@@ -68,6 +69,7 @@ class RunConfig(BaseModel):
     data: str
     size: tuple[int, int] | None = None
     channels: int | None = None
+    skip_bad: bool = False
     limit: int | None = Field(default=None, ge=1)
     fold: tuple[int, int] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -172,6 +174,7 @@ class Run:
             other = "best" if weights == "final" else "final"
             instead = f"; there are {other} weights" if (self.folder / f"{other}.weights.h5").is_file() else ""
             raise UsageError(f"{self.folder} holds no {weights} weights{instead}.")
+        _check_claims(path, self.config.network)
         model = build(self.config.network)
         try:
             with warnings.catch_warnings():
@@ -203,6 +206,31 @@ class Run:
         if precision is not None:
             lines.append(f"{part} mAP       {100 * precision:.2f} %  (mean average precision of the classes)")
         return lines
+
+
+def _check_claims(path: Path, network: NetworkSpec) -> None:
+    """Before memory is given to it: that a file of weights is as large as the network, and as what it says it holds."""
+    import h5py
+
+    from densely.cost import parameters
+
+    size, declared = path.stat().st_size, 0
+
+    def add(name: str, item: Any) -> None:
+        nonlocal declared
+        declared += item.nbytes if isinstance(item, h5py.Dataset) else 0
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(add)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0][:200]}") from None
+    # Keras writes four bytes a parameter, and compresses nothing.
+    if declared > size or 4 * parameters(network) > size:
+        raise DataError(
+            f"{path} is damaged or belongs to another network: it has {size:,} bytes, for {declared:,} bytes of arrays "
+            f"and a network of {parameters(network):,} parameters."
+        )
 
 
 @contextlib.contextmanager

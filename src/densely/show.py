@@ -32,6 +32,7 @@ def preview(
     data_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
+    skip_bad: bool = False,
 ) -> Image.Image:
     """The picture for data and a recipe, both by name: what `densely show` does.
 
@@ -42,12 +43,13 @@ def preview(
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
         size: (height, width) to bring a folder's images to.
         channels: 1 or 3, to bring a folder's images to grey or RGB.
+        skip_bad: leave out images that cannot be read.
 
     Raises:
         UsageError: for names that do not exist, or a recipe that does not fit the images.
         DataError: for data that cannot be used.
     """
-    parts, name = load(source, data_dir, size, channels, Console(stderr=True)), name_of(source)
+    parts, name = load(source, data_dir, size, channels, Console(stderr=True), skip_bad), name_of(source)
     chosen = choose(recipe, task_of(parts, name)).recipe
     parts, _ = complete(parts, chosen.val_fraction, seed)
     return draw(parts.train, chosen, seed=seed, title=f"{Path(name).name}, recipe {recipe}")

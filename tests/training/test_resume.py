@@ -18,6 +18,7 @@ from densely.data import load
 from densely.errors import DataError, DenselyError, UsageError
 from densely.runs import Run
 from densely.training import checkpoint
+from densely.training.batches import Batches
 from densely.training.interruption import Interrupted
 from densely.training.resume import claimed, differences
 from densely.training.single import train
@@ -27,7 +28,7 @@ OPTIONS = [
     *("--model", "densenet-bc-16-8", "--limit", "200", "--epochs", "4", "--batch-size", "32", "--dropout", "0.2"),
     *("--shift", "1", "--flip", "--ema", "0.9", "--accumulate", "2", "--mixup", "0.2", "--save-every", "3"),
 ]
-QUICK = {"model": "densenet-bc-16-8", "limit": 200, "epochs": 2, "console": Console(quiet=True)}
+QUICK = {"model": "densenet-bc-16-8", "limit": 200, "epochs": 2, "batch_size": 32, "console": Console(quiet=True)}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -77,7 +78,9 @@ def check_kills(whole: tuple[dict[str, str], int], folder: Path, shares: list[fl
     assert not (folder / "checkpoints").exists()
 
 
-def test_killed_three_times_it_ends_with_the_very_same_weights(whole: tuple[dict[str, str], int], tmp_path: Path) -> None:
+def test_killed_three_times_it_ends_with_the_very_same_weights(
+    whole: tuple[dict[str, str], int], tmp_path: Path
+) -> None:
     check_kills(whole, tmp_path / "run", [0.35, 0.3, 0.6])
 
 
@@ -140,19 +143,17 @@ def test_the_same_again_without_a_folder_goes_on_with_what_was_broken_off(
 
 
 def break_off(folder: str, **options: object) -> Path:
-    """A training that stops in the middle of its second epoch, as if a signal had come."""
-    steps = 0
+    """A training that stops in its second epoch, as if a signal had come."""
+    made = 0
 
-    def stop_later(self: checkpoint.Checkpoint, *args: object) -> object:
-        nonlocal steps
-        steps += 1
-        if steps == 5:
+    def make_batch(self: Batches, step: int) -> object:
+        nonlocal made
+        made += self.training
+        if made == 9:  # Keras makes one to see what it looks like, then six an epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *args)
+        return original(self, step)
 
-    from densely.training.batches import Batches
-
-    original, Batches.__getitem__ = Batches.__getitem__, stop_later
+    original, Batches.__getitem__ = Batches.__getitem__, make_batch
     try:
         with pytest.raises(Interrupted, match="after epoch 1, step"):
             train("digits", **QUICK, **options)
@@ -197,7 +198,10 @@ def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
 
 def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
     run = train("digits", out=tmp_path / "run", **QUICK)
-    code = "import sys, time; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print(1); sys.stdout.flush(); time.sleep(60)"
+    code = (
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
+        "print('has it', flush=True); time.sleep(60)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(run.folder / ".lock")], stdout=subprocess.PIPE, text=True
     ) as other:
@@ -233,10 +237,10 @@ def test_a_loss_that_runs_away_is_told_with_epoch_and_step(tmp_path: Path) -> No
     assert newest is None or all((value == value).all() for value in newest.tensors.values())
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_whole(whole: tuple[dict[str, str], int], tmp_path: Path) -> None:
     limit = 150_000  # bytes a file may have: less than a checkpoint's tensors, more than everything else
     folder = tmp_path / "run"
-    assert dying(40, folder).returncode == -signal.SIGKILL
+    assert dying(whole[1] // 2, folder).returncode == -signal.SIGKILL
     before = checkpoint.newest(folder, pytest.fail)
     assert before is not None
     code = (

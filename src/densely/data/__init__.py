@@ -64,6 +64,7 @@ def load(
     channels: int | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
+    skip_bad: bool = False,
 ) -> Parts:
     """A data set by name; a folder of images, or a table of labels (`.csv`, `.tsv`), by path.
 
@@ -75,6 +76,7 @@ def load(
         channels: of a folder's or table's images only: 1, 3 or 4; default from the images.
         notify: told when something is downloaded; default prints to standard error.
         progress: for a folder or table: called as (images decoded, images to decode).
+        skip_bad: of a folder or table: leave out images that cannot be read; `Parts.skipped` tells each of them.
 
     Raises:
         UsageError: no such name, folder or table, or `size` or `channels` for a data set that has its own.
@@ -85,10 +87,10 @@ def load(
     if name not in NAMES:
         path = Path(name).expanduser()
         if path.suffix.lower() in table.EXTENSIONS and not path.is_dir():
-            return table.load(name, size=size, channels=channels, progress=progress)
+            return table.load(name, size=size, channels=channels, progress=progress, skip_bad=skip_bad)
         separators = {os.sep, os.altsep} - {None}
         if path.is_dir() or any(separator in name for separator in separators if separator):
-            return folder.load(name, size=size, channels=channels, progress=progress)
+            return folder.load(name, size=size, channels=channels, progress=progress, skip_bad=skip_bad)
         error = unknown("data set", name, NAMES)
         raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images or of a CSV works too.")
     if size is not None or channels is not None:

@@ -108,6 +108,10 @@ class Dataset:
 class Parts:
     """What a source defines itself; what it does not define is None until `splits.complete` takes it from `train`.
 
+    Attributes:
+        train, val, test: the parts.
+        skipped: images that could not be read and are in none of them, each with the reason in a sentence.
+
     Raises:
         DataError: the parts disagree on the classes or on the image shape.
     """
@@ -115,6 +119,7 @@ class Parts:
     train: Dataset
     val: Dataset | None = None
     test: Dataset | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""

@@ -19,6 +19,7 @@ def load(
     channels: int | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
+    skip_bad: bool = False,
 ) -> Parts:
     """Read a folder of PNG, JPEG, WebP and BMP images.
 
@@ -31,6 +32,7 @@ def load(
         channels: 1, 3 or 4; by default chosen from the images.
         cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
         progress: called as (images decoded, images to decode).
+        skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
 
     Raises:
         UsageError: there is no such folder, or size or channels are impossible.
@@ -43,7 +45,7 @@ def load(
     folders = _part_folders(root)
     class_names = _class_names(folders)
     found = {part: _listing(folder, class_names) for part, folder in folders.items()}
-    return listings.read(found, class_names, root.resolve().name, size, channels, cache_dir, progress)
+    return listings.read(found, class_names, root.resolve().name, size, channels, cache_dir, progress, skip_bad)
 
 
 def _part_folders(root: Path) -> dict[PartName, Path]:

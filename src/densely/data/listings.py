@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densely.data.dataset import Dataset, Parts
 from densely.data.images import image_info, read_image
-from densely.errors import DenselyError
+from densely.errors import DataError, DenselyError
 
 PartName = Literal["train", "val", "test"]
 Progress = Callable[[int, int], None]
@@ -35,8 +35,8 @@ PART_NAMES: dict[str, PartName] = {
 """What people call a part, in small letters."""
 SAMPLE = 200
 """How many training images are looked at (headers only) to choose a size and channels."""
-CACHE_VERSION = 1
-"""Raise it when `read_image` gives other pixels for the same file."""
+CACHE_VERSION = 2
+"""Raise it when `read_image` gives other pixels for the same file, or the cache holds something else."""
 
 
 class Listing(NamedTuple):
@@ -61,6 +61,7 @@ def read(
     channels: int | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
+    skip_bad: bool = False,
 ) -> Parts:
     """Decode what is listed, or take it from the cache.
 
@@ -74,27 +75,42 @@ def read(
         cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`. If it cannot be
             written, nothing is kept.
         progress: called as (images decoded, images to decode); not called when the cache has them.
+        skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
 
     Raises:
         UsageError: size or channels are impossible, or a file is gone.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read; or, with `skip_bad`, none of a part or a class can.
     """
     if size is None or channels is None:
-        own_size, own_channels = _defaults(listings["train"])
+        own_size, own_channels = _defaults(listings["train"], skip_bad)
         size, channels = size or own_size, channels or own_channels
 
     cached = _cache_file(listings, size, channels, cache_dir)
     shapes = {part: (len(listing.files), *size, channels) for part, listing in listings.items()}
-    images = _read_cache(cached, shapes)
-    if images is None:
-        images = _decode(listings, size, channels, progress)
-        _write_cache(cached, images)
+    decoded = _read_cache(cached, shapes)
+    if decoded is None or (decoded.bad and not skip_bad):
+        decoded = _decode(listings, size, channels, progress, skip_bad)
+        _write_cache(cached, decoded)
 
-    parts = {
-        part: Dataset(images[part], listing.labels, class_names, f"{source}/{part}")
-        for part, listing in listings.items()
-    }
-    return Parts(train=parts["train"], val=parts.get("val"), test=parts.get("test"))
+    parts = {}
+    for part, listing in listings.items():
+        good = np.delete(np.arange(len(listing.files)), [i for p, i in decoded.bad if p == part])
+        images, labels = decoded.images[part], listing.labels
+        if len(good) < len(images):
+            images, labels = images[good], labels[good]
+            _check_what_is_left(labels, class_names, source, part)
+        parts[part] = Dataset(images, labels, class_names, f"{source}/{part}")
+    return Parts(parts["train"], parts.get("val"), parts.get("test"), skipped=tuple(decoded.bad.values()))
+
+
+def _check_what_is_left(labels: NDArray[Any], class_names: tuple[str, ...], source: str, part: PartName) -> None:
+    """After images were skipped: that there are some, and in training some of each class."""
+    if not len(labels):
+        raise DataError(f"No image of {source}/{part} can be read: replace them.")
+    with_images = np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
+    without = sorted(set(range(len(class_names))) - set(with_images.tolist()))
+    if part == "train" and without:
+        raise DataError(f"No training image of class {class_names[without[0]]!r} can be read: replace them.")
 
 
 @contextlib.contextmanager
@@ -108,39 +124,63 @@ def _placed(listing: Listing, i: int) -> Iterator[None]:
         raise type(error)(f"{listing.places[i]}: {error}") from error
 
 
-def _defaults(listing: Listing) -> tuple[tuple[int, int], int]:
+def _defaults(listing: Listing, skip_bad: bool) -> tuple[tuple[int, int], int]:
     n = len(listing.files)
     sample = []
     for i in np.linspace(0, n - 1, min(SAMPLE, n)).round().astype(int).tolist():
-        with _placed(listing, i):
+        with contextlib.suppress(*[DataError] * skip_bad), _placed(listing, i):
             sample.append(image_info(listing.files[i]))
+    if not sample:
+        raise DataError(
+            f"None of {min(SAMPLE, n)} images looked at can be read, {listing.files[0]} first: replace them."
+        )
     median = statistics.median(min(info.height, info.width) for info in sample)
     side = min(max(8 * round(median / 8), 32), 128)
     return (side, side), 1 if all(info.grey for info in sample) else 3
 
 
+class _Decoded(NamedTuple):
+    """Pixels, and the images that have none: part and index, and in a sentence why."""
+
+    images: Images
+    bad: dict[tuple[PartName, int], str]
+
+
 def _decode(
-    listings: Mapping[PartName, Listing], size: tuple[int, int], channels: int, progress: Progress | None
-) -> Images:
+    listings: Mapping[PartName, Listing],
+    size: tuple[int, int],
+    channels: int,
+    progress: Progress | None,
+    skip_bad: bool,
+) -> _Decoded:
     images: Images = {
-        part: np.empty((len(listing.files), *size, channels), dtype=np.uint8) for part, listing in listings.items()
+        part: np.zeros((len(listing.files), *size, channels), dtype=np.uint8) for part, listing in listings.items()
     }
     jobs = [(part, i) for part, listing in listings.items() for i in range(len(listing.files))]
 
-    def decode(job: tuple[PartName, int]) -> None:
+    def decode(job: tuple[PartName, int]) -> str | None:
         part, i = job
-        with _placed(listings[part], i):
-            images[part][i] = read_image(listings[part].files[i], size, channels)
+        try:
+            with _placed(listings[part], i):
+                images[part][i] = read_image(listings[part].files[i], size, channels)
+        except DataError as error:
+            if skip_bad:
+                return str(error)
+            raise
+        return None
 
+    bad = {}
     # Threads, not processes: Pillow's decoders and resizing run outside Python's lock.
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        for done, _ in enumerate(pool.map(decode, jobs), start=1):
+        for done, wrong in enumerate(pool.map(decode, jobs), start=1):
+            if wrong is not None:
+                bad[jobs[done - 1]] = wrong
             if progress is not None:
                 progress(done, len(jobs))
     finally:
         pool.shutdown(cancel_futures=True)
-    return images
+    return _Decoded(images, bad)
 
 
 # ---- cache -----------------------------------------------------------------------------------------------------------
@@ -163,24 +203,26 @@ def _cache_file(
     return folder / "images" / f"{digest.hexdigest()}.npz"
 
 
-def _read_cache(file: Path, shapes: Mapping[PartName, tuple[int, ...]]) -> Images | None:
+def _read_cache(file: Path, shapes: Mapping[PartName, tuple[int, ...]]) -> _Decoded | None:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             images: Images = {part: stored[part] for part in shapes}  # a zip's checksums find damage
+            bad = {(part, int(i)): str(why) for part, i, why in json.loads(str(stored["bad"]))}
     except Exception:  # absent, unreadable, cut off, garbled: all mean decoding again
         return None
     sound = all(images[part].shape == shape and images[part].dtype == np.uint8 for part, shape in shapes.items())
-    return images if sound else None
+    return _Decoded(images, bad) if sound else None
 
 
-def _write_cache(file: Path, images: Images) -> None:
+def _write_cache(file: Path, decoded: _Decoded) -> None:
     # Written aside and renamed, so that no reader meets half a file; a cache that cannot be written is only slower.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, allow_pickle=False, **images)
+                bad = json.dumps([[part, i, why] for (part, i), why in decoded.bad.items()])
+                np.savez(stream, allow_pickle=False, bad=np.array(bad), **decoded.images)
             os.replace(aside, file)
         except BaseException:
             os.unlink(aside)

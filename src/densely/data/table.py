@@ -33,6 +33,7 @@ def load(
     channels: int | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
+    skip_bad: bool = False,
 ) -> Parts:
     """Read a table of labels and the images that it names.
 
@@ -54,6 +55,7 @@ def load(
         channels: 1, 3 or 4; by default chosen from the images.
         cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
         progress: called as (images decoded, images to decode).
+        skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
 
     Returns:
         Parts with labels int64 (n,), or uint8 (n, classes) where an image can have several.
@@ -79,7 +81,7 @@ def load(
     if "train" not in found:
         raise DataError(f"{table} has no images to train on: give some the part train.")
     _check_classes(table, class_names, found["train"].labels)
-    return listings.read(found, class_names, table.name, size, channels, cache_dir, progress)
+    return listings.read(found, class_names, table.name, size, channels, cache_dir, progress, skip_bad)
 
 
 class Row(NamedTuple):

@@ -25,6 +25,8 @@ from densely.training.precision import computing_in, resolved
 TEST_FRACTION = 0.2
 #: Held out by `tune` where the recipe holds out nothing: CIFAR's 5,000 of 50,000, as in the paper.
 TUNE_FRACTION = 0.1
+#: So many of the images that were skipped are told one by one.
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Prepared:
         why: what the recipe says of its choice.
         parts: the images.
         record: how they were divided.
+        skipped: images that could not be read, each with the reason in a sentence.
         preprocessing: fitted to the training part.
         network: from preprocessed images to probabilities.
         model: the same network from images to logits, compiled; this one is fitted.
@@ -45,6 +48,7 @@ class Prepared:
     why: str
     parts: Parts
     record: SplitRecord
+    skipped: tuple[str, ...]
     preprocessing: Preprocessing
     network: keras.Model
     model: keras.Model
@@ -60,6 +64,7 @@ def prepare(
     data_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
+    skip_bad: bool | None = None,
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
     tune: bool | None = None,
@@ -90,6 +95,7 @@ def prepare(
         limit, fold = limit or saved.limit, fold or saved.fold
         if _is_files(source):
             size, channels = size or saved.size, channels or saved.channels
+            skip_bad = saved.skip_bad if skip_bad is None else skip_bad
         tune = saved.tune if tune is None else tune
         if model is not saved.network:
             network = {"dropout": saved.network.dropout, **(network or {})}
@@ -98,7 +104,8 @@ def prepare(
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
     if source is None:
         raise UsageError("Name the data to train on, or a saved config.")
-    parts, name = load(source, data_dir, size, channels, console), name_of(source)
+    parts, name = load(source, data_dir, size, channels, console, bool(skip_bad)), name_of(source)
+    skipped = parts.skipped
     parts = _selected(parts, name, limit, fold, tune)
     choice = recipes.choose(recipe, task_of(parts, name))
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
@@ -114,6 +121,7 @@ def prepare(
         data=name,
         size=(height, width) if from_files else None,
         channels=depth if from_files else None,
+        skip_bad=bool(skip_bad) and from_files,
         limit=limit,
         fold=fold,
         seed=seed,
@@ -136,7 +144,7 @@ def prepare(
         optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(chosen, parts.train)]
     )
     why = choice.why if saved is None else "as saved"
-    return Prepared(run_config, why, parts, record, preprocessing, whole, logits)
+    return Prepared(run_config, why, parts, record, skipped, preprocessing, whole, logits)
 
 
 def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
@@ -149,7 +157,9 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
     config = run.config
     if config.data not in data.NAMES and config.size is None:
         raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
-    parts = data.load(config.data, data_dir=data_dir, size=config.size, channels=config.channels)
+    parts = data.load(
+        config.data, data_dir=data_dir, size=config.size, channels=config.channels, skip_bad=config.skip_bad
+    )
     parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
     parts, _ = complete(parts, _val_fraction(config.recipe, config.tune), config.seed)
     recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
@@ -178,22 +188,30 @@ def load(
     size: tuple[int, int] | None,
     channels: int | None,
     console: Console,
+    skip_bad: bool = False,
 ) -> Parts:
-    """The parts that a source has itself, with a progress bar where images are decoded."""
+    """The parts that a source has itself, with a progress bar where images are decoded; what is skipped is told."""
     if isinstance(source, Dataset | Parts):
         if size is not None or channels is not None:
             raise UsageError("size and channels are for image files: a Dataset has its own already.")
         return source if isinstance(source, Parts) else Parts(source, None, None)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Reading images", visible=False)
-        return data.load(
+        parts = data.load(
             str(source),
             data_dir=data_dir,
             size=size,
             channels=channels,
+            skip_bad=skip_bad,
             notify=lambda line: console.print(line, style="dim", markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
+    for line in parts.skipped[:SHOWN]:
+        console.print(f"skipped: {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(parts.skipped) > SHOWN:
+        more = len(parts.skipped) - SHOWN
+        console.print(f"skipped: {more:,} more; a training lists all in its splits.json", highlight=False)
+    return parts
 
 
 def _is_files(source: str | Path | Dataset | Parts) -> bool:

@@ -42,20 +42,29 @@ def claimed(
             make(folder)
             lock(folder, held)
             _check(folder, config, fingerprints, resume)
-            yield folder
-            return
-        name = runs.name_for(config.data)
-        for folder in reversed(runs.numbered(name)) if resume == "auto" else ():
-            with contextlib.suppress(DenselyError), contextlib.ExitStack() as trying:
-                lock(folder, trying)
-                if broken_off(folder):
-                    _check(folder, config, fingerprints, resume)
-                    held.push(trying.pop_all())
-                    yield folder
-                    return
-        folder = runs.create_numbered(name)
-        lock(folder, held)
+        else:
+            name = runs.name_for(config.data)
+            found = _newest_broken_off(name, config, fingerprints, held) if resume == "auto" else None
+            folder = found or runs.create_numbered(name)
+            if found is None:
+                lock(folder, held)
         yield folder
+
+
+def _newest_broken_off(
+    name: str, config: RunConfig, fingerprints: Mapping[str, str], held: contextlib.ExitStack
+) -> Path | None:
+    """The newest numbered folder with this very training in it, not finished and nobody's; locked."""
+    for folder in reversed(runs.numbered(name)):
+        if not broken_off(folder):
+            continue
+        # One that another process is in, or that holds something else, is passed over.
+        with contextlib.suppress(DenselyError), contextlib.ExitStack() as trying:
+            lock(folder, trying)
+            _check(folder, config, fingerprints, "auto")
+            held.push(trying.pop_all())
+            return folder
+    return None
 
 
 def broken_off(folder: Path) -> bool:

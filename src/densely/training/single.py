@@ -36,6 +36,7 @@ def train(
     data_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
+    skip_bad: bool | None = None,
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
     tune: bool | None = None,
@@ -61,6 +62,8 @@ def train(
         data_dir: where built-in data lie (default: `$DENSELY_DATA`, else `~/.cache/densely/data`).
         size: (height, width) to bring the images of a folder or CSV to.
         channels: 1 or 3, to bring the images of a folder or CSV to grey or RGB.
+        skip_bad: leave out images of a folder or CSV that cannot be read; they are told, and listed in `splits.json`
+            (default: a saved config's choice, else no: the first of them is an error).
         network: fields of `NetworkSpec` to change, e.g. `{"dropout": 0.2}`.
         recipe: a name in `densely.recipes.RECIPES`.
         tune: hold out a validation part and score that; the test part is not looked at (default: a saved config's
@@ -93,6 +96,7 @@ def train(
             data_dir=data_dir,
             size=size,
             channels=channels,
+            skip_bad=skip_bad,
             network=network,
             recipe=recipe,
             tune=tune,
@@ -195,7 +199,8 @@ def _run_in(
         runs.write_json(folder / "environment.json", runs.environment(config.seed))
         runs.write_json(folder / "inputs.json", inputs.model_dump())
         # The last of them: where it is, the others are too.
-        runs.write_json(folder / "splits.json", {"fingerprints": fingerprints, **prepared.record.as_dict()})
+        splits = {"fingerprints": fingerprints, **prepared.record.as_dict(), "skipped": prepared.skipped}
+        runs.write_json(folder / "splits.json", splits)
         _announce(console, run, prepared)
         return run, None
     _announce(console, run, prepared)

@@ -70,10 +70,10 @@ def put_generators_back(state: dict[str, Any]) -> None:
 
 
 def _values(model: keras.Model, averages: Iterable[Any]) -> dict[str, Any]:
-    """Every tensor by a name of its own: numbered, as two variables may have one path."""
+    """Every tensor by a name of its own: numbered, and of a variable's path only the end, which no counter is in."""
     every = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     unique = {id(variable): variable for variable in every}.values()
-    found = {f"{i:04}/{variable.path}": variable.value for i, variable in enumerate(unique)}
+    found = {f"{i:04}/{variable.path.rsplit('/', 1)[-1]}": variable.value for i, variable in enumerate(unique)}
     return found | {f"average/{i:04}": value for i, value in enumerate(averages)}
 
 

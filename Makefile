@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint bench install clean
+.PHONY: train test test-slow lint audit bench install clean
 
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
@@ -17,6 +17,10 @@ lint: .venv/dev          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: .venv/dev         ## known weaknesses of the pinned versions, from the PyPI advisory database
+	$(BIN)/python -m pip install -q --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 bench: .venv/dev         ## whole training steps against their peers, about 6 minutes
 	$(BIN)/python benchmarks/train_step.py

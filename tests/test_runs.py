@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+import tomli_w
 from rich.console import Console
 
 from densely import runs
@@ -37,8 +40,12 @@ def test_a_run_says_its_score_and_the_interval(run: Run) -> None:
 
 def test_folders_without_a_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [str(runs.create_folder(None, data)) for data in ("digits", "digits", "/some/where/photos")]
-    assert names == ["runs/digits-1", "runs/digits-2", "runs/photos-1"]
+    made = [runs.create_numbered(runs.name_for(data)) for data in ("digits", "digits", "/some/where/photos")]
+    assert [str(folder) for folder in made] == ["runs/digits-1", "runs/digits-2", "runs/photos-1"]
+    for number in (10, 9):
+        (tmp_path / "runs" / f"digits-{number}").mkdir()
+    (tmp_path / "runs" / "digits-old").mkdir()
+    assert [folder.name for folder in runs.numbered("digits")] == ["digits-1", "digits-2", "digits-9", "digits-10"]
 
 
 @pytest.mark.parametrize("broken", ["", "data = 3", "what is this"])
@@ -66,6 +73,68 @@ def test_weights_of_another_network_are_refused(run: Run) -> None:
     build("densenet-bc-22-12", input_shape=(8, 8, 1)).save_weights(run.folder / "final.weights.h5")
     with pytest.raises(DataError, match="belongs to another network"):
         run.model()
+
+
+def kernel(file: h5py.File) -> str:
+    """The path of the first array in a file of weights that has four dimensions."""
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 4 else None)
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external data", "virtual data"])
+def test_weights_that_lead_out_of_their_file_are_refused(kind: str, run: Run, tmp_path: Path) -> None:
+    path, secret = run.folder / "final.weights.h5", tmp_path / "secret.h5"
+    with h5py.File(path, "r+") as file:
+        name = kernel(file)
+        shape, kind_of = file[name].shape, file[name].dtype
+        with h5py.File(secret, "w") as other:
+            other["stolen"] = file[name][()]
+        del file[name]
+        if kind == "external link":
+            file[name] = h5py.ExternalLink(str(secret), "stolen")
+        elif kind == "soft link":
+            file["elsewhere"] = h5py.ExternalLink(str(secret), "stolen")
+            file[name] = h5py.SoftLink("/elsewhere")
+        elif kind == "external data":
+            file.create_dataset(name, shape, kind_of, external=[(str(secret), 0, 10**6)])
+        else:
+            layout = h5py.VirtualLayout(shape, kind_of)
+            layout[...] = h5py.VirtualSource(str(secret), "stolen", shape, kind_of)
+            file.create_virtual_dataset(name, layout)
+        file["filler"] = np.zeros(10**5, dtype=np.uint8)  # so that its size alone betrays nothing
+    with pytest.raises(DataError, match=r"final\.weights\.h5 is damaged"):
+        run.model()
+
+
+def test_weights_that_claim_more_than_they_hold_are_refused(run: Run) -> None:
+    path = run.folder / "final.weights.h5"
+    with h5py.File(path, "r+") as file:
+        name = kernel(file)
+        del file[name]
+        file.create_dataset(name, (3, 3, 2**20, 2**8), np.float32, chunks=(3, 3, 64, 64), compression="gzip")
+    with pytest.raises(DataError, match="bytes of arrays"):
+        run.model()
+
+
+@pytest.mark.parametrize("change", [{"growth_rate": 9000}, {"layers": [4000] * 3, "depth": None}, {"classes": 10**9}])
+def test_a_config_of_a_giant_network_gets_no_memory(change: dict[str, object], run: Run) -> None:
+    values = run.config.model_dump(mode="json", exclude_none=True)
+    values["network"] = {k: v for k, v in {**values["network"], **change}.items() if v is not None}
+    if "layers" in change:
+        del values["network"]["blocks"]
+    (run.folder / "config.toml").write_text(tomli_w.dumps(values))
+    with pytest.raises(DataError, match="belongs to another network"):
+        Run.open(run.folder).model()
+
+
+@pytest.mark.parametrize("change", [{"depth": 10**12}, {"layers": [10**9]}, {"growth_factor": 10**9}, {"code": "x"}])
+def test_a_config_beyond_the_schema_is_refused(change: dict[str, object], run: Run) -> None:
+    values = run.config.model_dump(mode="json", exclude_none=True)
+    values["network"] |= change
+    (run.folder / "config.toml").write_text(tomli_w.dumps(values))
+    with pytest.raises(DataError, match=rf"config\.toml: network\.{next(iter(change))}"):
+        Run.open(run.folder)
 
 
 def test_an_unfinished_training_says_so(run: Run) -> None:

@@ -97,6 +97,10 @@ def train(
             "--tune/--no-tune", help="Score a held-out validation part; leave the test part alone.", show_default="no"
         ),
     ] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic", help="On a GPU too, the same bits each time; slower.", show_default="no"),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
     ] = None,
@@ -232,6 +236,7 @@ def train(
         "network": _given(network),
         "recipe": recipe,
         "tune": tune,
+        "deterministic": deterministic,
         "config": config,
         "resume": resume,
         "save_every": save_every,

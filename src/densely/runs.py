@@ -59,6 +59,7 @@ class RunConfig(BaseModel):
             of the other folds.
         seed: of initial weights, order, augmentation, dropout and the split.
         tune: whether the validation part was scored in place of the test part.
+        deterministic: whether only operators were allowed that give the same bits each time.
         model: name of the network that was asked for.
         network: the network itself.
         recipe: how it was trained.
@@ -74,6 +75,7 @@ class RunConfig(BaseModel):
     fold: tuple[int, int] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     tune: bool = False
+    deterministic: bool = False
     model: str
     network: NetworkSpec
     recipe: Recipe
@@ -137,12 +139,17 @@ class Run:
         path = self.folder / "metrics.json"
         if not path.is_file():
             raise UsageError(f"The training in {self.folder} did not finish: it has no metrics.json.")
-        return dict(read_json(path))
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise DataError(f"{path} cannot be read: it holds no scores.")
+        return found
 
     @property
     def accuracy(self) -> float:
         """Accuracy of the final weights, between 0 and 1: of the test part, or of the validation part with `tune`."""
-        return float(self.metrics["val" if self.config.tune else "test"]["accuracy"])
+        metrics = self.metrics
+        with reading(self.folder / "metrics.json"):
+            return float(metrics["val" if self.config.tune else "test"]["accuracy"])
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -189,7 +196,8 @@ class Run:
     def __repr__(self) -> str:
         part, name = ("val", "Val.") if self.config.tune else ("test", "Test")
         scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
-        lines = [] if scores is None else self._score_lines(name, scores)
+        with reading(self.folder / "metrics.json"):
+            lines = [] if scores is None else self._score_lines(name, scores)
         return "\n".join([*lines, f"Run folder     {self.folder}"])
 
     def _score_lines(self, part: str, scores: dict[str, Any]) -> list[str]:
@@ -242,8 +250,10 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is missing: the run folder is not complete.") from None
     except ValidationError as error:
         raise DataError(str(from_validation(str(path), error))) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except DataError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {([*str(error).splitlines(), type(error).__name__])[0]}") from None
 
 
 def name_for(data: str) -> str:
@@ -308,6 +318,16 @@ def read_json(path: Path) -> Any:
     """
     with reading(path):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_fingerprints(folder: Path) -> dict[str, str]:
+    """Of the parts that a run was trained and scored on.
+
+    Raises:
+        DataError: if `splits.json` is missing or damaged.
+    """
+    with reading(folder / "splits.json"):
+        return {str(part): str(sum_) for part, sum_ in read_json(folder / "splits.json")["fingerprints"].items()}
 
 
 def write_json(path: Path, value: Any) -> None:

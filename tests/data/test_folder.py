@@ -241,3 +241,40 @@ def test_a_four_channel_folder(draw, tmp_path):
         draw(f"alpha/{name}/0.png", mode="RGBA")
     got = folder.load(tmp_path / "alpha", (40, 40), 4).train
     np.testing.assert_array_equal(got.images[0], np.asarray(Image.open(tmp_path / "alpha/a/0.png")))
+
+
+# ---- images that cannot be read --------------------------------------------------------------------------------------
+
+
+def test_bad_images_are_skipped_if_wanted_and_told(pets, tmp_path):
+    sound = folder.load(pets, (16, 16), 3)
+    (pets / "cat" / "1.jpg").write_bytes(b"")
+    (pets / "dog" / "0.png").write_bytes((pets / "dog" / "0.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"1\.jpg"):
+        folder.load(pets, (16, 16), 3)
+    for _ in range(2):  # decoded, then from the cache
+        parts = folder.load(pets, (16, 16), 3, skip_bad=True)
+        assert parts.train.labels.tolist() == [0] * 3 + [1] * 3
+        np.testing.assert_array_equal(parts.train.images, sound.train.images[[0, 2, 3, 5, 6, 7]])
+        assert all(
+            str(pets / name) in line for name, line in zip(("cat/1.jpg", "dog/0.png"), parts.skipped, strict=True)
+        )
+    with pytest.raises(DataError, match=r"1\.jpg"):  # the cache forgives nothing
+        folder.load(pets, (16, 16), 3)
+    assert sound.skipped == ()
+
+
+def test_bad_images_do_not_choose_the_size(pets):
+    (pets / "cat" / "0.png").write_bytes(b"no image")
+    assert folder.load(pets, skip_bad=True).train.input_shape == (40, 40, 3)
+
+
+def test_a_class_of_which_nothing_is_left(pets):
+    for file in (pets / "dog").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match="No training image of class 'dog' can be read"):
+        folder.load(pets, skip_bad=True)
+    for file in (pets / "cat").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match="None of 8 images looked at can be read"):
+        folder.load(pets, skip_bad=True)

@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -65,4 +67,33 @@ def test_damaged(tmp_path, cut):
     damaged = tmp_path / "test_32x32.mat"
     damaged.write_bytes(damaged.read_bytes()[:cut])
     with pytest.raises(DataError, match=r"test_32x32\.mat"):
+        svhn.load(tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_small_file_that_claims_to_be_huge(tmp_path, compressed):
+    write(tmp_path / "test_32x32.mat", 2)
+    path = tmp_path / "train_32x32.mat"
+    savemat(path, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[1], [2]])}, do_compression=compressed)
+    content = bytearray(path.read_bytes())
+    if compressed:
+        # The element of X: its tag, then a zlib stream that is made again with another last dimension in its header.
+        size = int.from_bytes(content[132:136], "little")
+        inner = bytearray(zlib.decompress(content[136 : 136 + size]))
+        at = inner.index((3).to_bytes(4, "little") + (2).to_bytes(4, "little")) + 4
+        inner[at : at + 4] = (2**30).to_bytes(4, "little")
+        packed = zlib.compress(bytes(inner))
+        content[132 : 136 + size] = len(packed).to_bytes(4, "little") + packed
+    else:
+        at = content.index((3).to_bytes(4, "little") + (2).to_bytes(4, "little")) + 4
+        content[at : at + 4] = (2**30).to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"train_32x32\.mat claims a uint8 X of \(32, 32, 3, 1073741824\)"):
+        svhn.load(tmp_path)
+
+
+def test_structures_are_not_read(tmp_path):
+    write(tmp_path / "train_32x32.mat", 2)
+    savemat(tmp_path / "test_32x32.mat", {"X": {"a": np.zeros(3)}, "y": np.array([[1]])})
+    with pytest.raises(DataError, match="claims a struct X"):
         svhn.load(tmp_path)

@@ -1,5 +1,6 @@
 """Street View House Numbers, cropped digits (Netzer et al., *Reading Digits in Natural Images*, 2011)."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ from numpy.typing import NDArray
 
 from densely.data.dataset import Dataset, Parts
 from densely.errors import DataError, UsageError
+
+MOST = 600_000
+"""Images a file may claim to hold; `extra_32x32.mat` has 531,131."""
 
 
 def files(extra: bool = False) -> tuple[str, ...]:
@@ -42,10 +46,18 @@ def load(data_dir: str | Path, extra: bool = False) -> Parts:
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     try:
+        # The headers first: a small file can claim any size, or hold cells and structures without end.
+        for name, shape, kind in whosmat(path):
+            if name in ("X", "y") and (
+                math.prod(shape) > MOST * 3072 or kind in ("cell", "struct", "object", "function")
+            ):
+                raise DataError(f"{path} claims a {kind} {name} of {shape} and is not an SVHN file: download it again.")
         content = loadmat(path, variable_names=("X", "y"))
+    except DataError:
+        raise
     except Exception as error:  # SciPy fails in many ways on a damaged file
         raise DataError(f"{path} is damaged ({error}): delete it and download it again.") from error
     X, y = content.get("X"), content.get("y")

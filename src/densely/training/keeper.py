@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from densely.errors import UsageError
+from densely.errors import DataError, UsageError
 from densely.training import checkpoint, state
 from densely.training.checkpoint import Checkpoint
 from densely.training.conductor import Conductor
@@ -46,13 +46,20 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put everything back; here, because Keras has just reset the running metrics, and all variables are there."""
-        if self.start is not None:
+        if self.start is None:
+            return
+        try:
             state.put_tensors_back(self.start.tensors, self.model, self.conductor.averages)
             state.put_generators_back(self.start.state["generators"])
             self.conductor.put_back(self.start.state["conductor"])
-            if self.start.step == 0:
-                self.model.reset_metrics()  # what was put back are those of a validation
-            self.start = None
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise DataError(
+                f"The checkpoint in {self.conductor.run.folder} holds what no training of this version wrote "
+                f"({error}): choose another --out."
+            ) from None
+        if self.start.step == 0:
+            self.model.reset_metrics()  # what was put back are those of a validation
+        self.start = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Write a checkpoint where it is time, and stop where a signal came."""

@@ -68,6 +68,7 @@ def prepare(
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
     tune: bool | None = None,
+    deterministic: bool | None = None,
     config: str | Path | RunConfig | None = None,
     console: Console | None = None,
     **settings: Any,
@@ -97,6 +98,7 @@ def prepare(
             size, channels = size or saved.size, channels or saved.channels
             skip_bad = saved.skip_bad if skip_bad is None else skip_bad
         tune = saved.tune if tune is None else tune
+        deterministic = saved.deterministic if deterministic is None else deterministic
         if model is not saved.network:
             network = {"dropout": saved.network.dropout, **(network or {})}
     seed, tune = seed or 0, bool(tune)
@@ -126,6 +128,7 @@ def prepare(
         fold=fold,
         seed=seed,
         tune=tune,
+        deterministic=bool(deterministic),
         model=_label(network_wanted, saved),
         network=_network(network_wanted, parts.train, chosen, changes),
         recipe=chosen,
@@ -162,7 +165,7 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
     )
     parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
     parts, _ = complete(parts, _val_fraction(config.recipe, config.tune), config.seed)
-    recorded = runs.read_json(run.folder / "splits.json")["fingerprints"]
+    recorded = runs.read_fingerprints(run.folder)
     for part in ("train", "val", "test"):
         dataset = getattr(parts, part)
         if dataset is not None and recorded.get(part) != dataset.fingerprint():

@@ -124,7 +124,7 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
             "or choose another --out."
         )
     if (folder / "splits.json").is_file():
-        recorded = runs.read_json(folder / "splits.json")["fingerprints"]
+        recorded = runs.read_fingerprints(folder)
         if recorded != fingerprints:
             changed = ", ".join(sorted(part for part in fingerprints if recorded.get(part) != fingerprints[part]))
             raise DataError(f"The data have changed since {folder} was begun ({changed}): choose another --out.")

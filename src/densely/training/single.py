@@ -17,6 +17,7 @@ from densely.training import checkpoint, keeper
 from densely.training.batches import Batches
 from densely.training.checkpoint import Checkpoint
 from densely.training.conductor import Conductor
+from densely.training.determinism import same_bits
 from densely.training.interruption import Interrupted, StopSignals
 from densely.training.keeper import SAVE_EVERY, Keeper
 from densely.training.memory import memory_errors
@@ -40,6 +41,7 @@ def train(
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
     tune: bool | None = None,
+    deterministic: bool | None = None,
     config: str | Path | RunConfig | None = None,
     resume: Resume = "auto",
     save_every: int | str = SAVE_EVERY,
@@ -68,6 +70,8 @@ def train(
         recipe: a name in `densely.recipes.RECIPES`.
         tune: hold out a validation part and score that; the test part is not looked at (default: a saved config's
             choice, else no).
+        deterministic: allow only operators that give the same bits each time (default: a saved config's choice, else
+            no). A CPU gives them anyway; a GPU becomes slower by it.
         config: a run's `config.toml` (or a `RunConfig`) to run again; what else is given here changes it.
         resume: `"auto"`: a training that was broken off goes on, to the very weights that it would have had, and one
             that was finished is handed back; `"never"`: only a folder that holds nothing will do.
@@ -100,6 +104,7 @@ def train(
             network=network,
             recipe=recipe,
             tune=tune,
+            deterministic=deterministic,
             config=config,
             console=console,
             **settings,
@@ -149,7 +154,7 @@ def _fit(
     # What is left of an epoch is a `fit` of its own: Keras fixes the number of steps at its beginning.
     spans = [(step, epoch, epoch + 1), (0, epoch + 1, chosen.epochs)] if step else [(0, epoch, chosen.epochs)]
     try:
-        with signals.deferred(), memory_errors(chosen.batch_size):
+        with signals.deferred(), memory_errors(chosen.batch_size), same_bits(run.config.deterministic):
             for skipped, first, end in spans:
                 if first < end and not conductor.finished:
                     batches.skip(skipped)

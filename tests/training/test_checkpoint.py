@@ -1,0 +1,91 @@
+"""A checkpoint is whole or not there, and nothing damaged is ever used."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densely.errors import DataError
+from densely.training import checkpoint
+from densely.training.checkpoint import Checkpoint
+
+
+def made(step: int, epoch: int = 0) -> Checkpoint:
+    tensors = {"weight": np.full((3, 2), step, dtype=np.float32), "seed": np.array([1, step], dtype=np.uint32)}
+    return Checkpoint(epoch, step, tensors, {"best": [0.5, -1.25], "history": [{"loss": 0.1 + 0.2}]})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, made(7, epoch=2))
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    assert (found.epoch, found.step, found.state) == (2, 7, made(7).state)
+    for name, value in made(7).tensors.items():
+        np.testing.assert_array_equal(found.tensors[name], value)
+        assert found.tensors[name].dtype == value.dtype
+
+
+def test_the_two_newest_stay_by_epoch_then_step(tmp_path: Path) -> None:
+    for epoch, step in [(0, 9), (0, 10), (1, 0), (1, 5)]:
+        checkpoint.save(tmp_path, made(step, epoch))
+    assert names(tmp_path) == ["000001-000000", "000001-000005"]
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    assert (found.epoch, found.step) == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_one_is_named_and_the_one_before_it_used(tmp_path: Path, name: str, damage: str) -> None:
+    checkpoint.save(tmp_path, made(1))
+    path = checkpoint.save(tmp_path, made(2)) / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-5] + b"#" + content[-4:])
+    told: list[str] = []
+    found = checkpoint.newest(tmp_path, told.append)
+    assert found is not None
+    assert found.step == 1
+    assert len(told) == 1
+    assert str(path.parent) in told[0]
+
+
+def test_what_was_not_finished_does_not_count_and_is_in_nobodys_way(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, made(1))
+    aside = tmp_path / "checkpoints" / ".000000-000002.part"
+    aside.mkdir()
+    (aside / "tensors.safetensors").write_bytes(b"half")
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.step == 1
+    checkpoint.save(tmp_path, made(2))
+    assert names(tmp_path) == ["000000-000001", "000000-000002"]
+
+
+def test_a_disk_that_refuses_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, made(1))
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "flush", full)
+    with pytest.raises(DataError, match=r"No space left on device; .*000000-000001 is whole"):
+        checkpoint.save(tmp_path, made(2))
+    assert names(tmp_path) == ["000000-000001"]
+
+
+def test_none_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path, pytest.fail) is None
+    checkpoint.remove_all(tmp_path)
+
+
+@pytest.mark.parametrize(("epoch", "step", "words"), [(0, 3, "after epoch 0, step 3"), (2, 0, "after epoch 2")])
+def test_how_far_it_came(epoch: int, step: int, words: str) -> None:
+    assert checkpoint.reached(epoch, step) == words

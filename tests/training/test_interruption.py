@@ -1,0 +1,55 @@
+"""The first signal asks, the second ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from densely.training.interruption import Interrupted, StopSignals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_raises_at_once(number: int, code: int) -> None:
+    before = signal.getsignal(number)
+    with StopSignals(), pytest.raises(Interrupted) as caught:
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == code
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert signal.getsignal(number) == before
+
+
+def test_deferred_it_is_only_noted() -> None:
+    with StopSignals() as signals, signals.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+
+
+def test_a_second_one_ends_the_process_at_once() -> None:
+    code = """
+import os, signal
+from densely.training.interruption import StopSignals
+with StopSignals() as signals, signals.deferred():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("asked", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not reached", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (143, "asked\n")
+
+
+def test_outside_the_main_thread_it_does_nothing() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[object] = []
+
+    def work() -> None:
+        with StopSignals():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -48,7 +48,7 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(tmp_path: Path, name:
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes(content[:-1] if damage == "cut" else content[:-5] + b"#" + content[-4:])
+        path.write_bytes(content[:-10] if damage == "cut" else content[:-5] + b"#" + content[-4:])
     told: list[str] = []
     found = checkpoint.newest(tmp_path, told.append)
     assert found is not None

@@ -297,13 +297,24 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(aside)
         aside.replace(path)
+        flush(path.parent)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_weights(path: Path, model: keras.Model) -> None:

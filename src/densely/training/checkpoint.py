@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from densely.errors import DataError
+from densely.runs import flush
 
 #: Whole checkpoints that stay: should the newest be damaged, there is one more.
 KEPT = 2
@@ -112,15 +112,6 @@ def reached(epoch: int, step: int) -> str:
 def remove_all(run_folder: Path) -> None:
     """Remove the checkpoints of a run that has come to its end."""
     _remove(run_folder / "checkpoints")
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from rich.console import Console
 
 from densely import architecture, runs
@@ -21,6 +20,7 @@ from densely.training.determinism import same_bits
 from densely.training.interruption import Interrupted, StopSignals
 from densely.training.keeper import SAVE_EVERY, Keeper
 from densely.training.memory import memory_errors
+from densely.training.opening import open_run
 from densely.training.preparation import Prepared, prepare
 from densely.training.progress import ProgressBar
 from densely.training.resume import Resume, claimed
@@ -115,7 +115,7 @@ def train(
                 run = Run.open(folder)
                 console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
                 return run
-            run, start = _run_in(folder, prepared, fingerprints, console)
+            run, start = open_run(folder, prepared, fingerprints, console)
             try:
                 if not (folder / "final.weights.h5").is_file():
                     _fit(run, prepared, start, save_every, signals, console)
@@ -185,77 +185,3 @@ def _score(run: Run, prepared: Prepared) -> None:
         views=config.recipe.views,
     )
     runs.write_json(run.folder / "metrics.json", metrics)
-
-
-def _run_in(
-    folder: Path, prepared: Prepared, fingerprints: dict[str, str], console: Console
-) -> tuple[Run, Checkpoint | None]:
-    """The run, all that is known before the first step written; and where it was broken off, if it was."""
-    parts, config = prepared.parts, prepared.config
-    inputs = runs.Inputs(
-        class_names=parts.train.class_names,
-        multi_label=parts.train.multi_label,
-        input_shape=parts.train.input_shape,
-        preprocessing=prepared.preprocessing.as_dict(),
-    )
-    run = Run(folder, config, inputs)
-    if not (folder / "splits.json").is_file():
-        runs.write_config(folder / "config.toml", config)
-        runs.write_json(folder / "environment.json", runs.environment(config.seed))
-        runs.write_json(folder / "inputs.json", inputs.model_dump())
-        # The last of them: where it is, the others are too.
-        splits = {"fingerprints": fingerprints, **prepared.record.as_dict(), "skipped": prepared.skipped}
-        runs.write_json(folder / "splits.json", splits)
-        _announce(console, run, prepared)
-        return run, None
-    _announce(console, run, prepared)
-    start = checkpoint.newest(folder, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-    if (folder / "final.weights.h5").is_file():
-        where = "it is trained, and only its score is missing"
-    elif start is None:
-        where = "from its beginning, there is no checkpoint yet"
-    else:
-        where = checkpoint.reached(start.epoch, start.step)
-    console.print(
-        f"going on with it {where}; --resume never begins anew", markup=False, highlight=False, soft_wrap=True
-    )
-    _note_new_environment(folder, config.seed, console)
-    return run, start
-
-
-def _note_new_environment(folder: Path, seed: int, console: Console) -> None:
-    """Write down where the training goes on; another version or machine may round otherwise, which is told."""
-    before, now = runs.read_json(folder / "environment.json"), runs.environment(seed)
-    changed = [
-        f"{name} {before[kind].get(name)} then, {value} now"
-        for kind in ("versions", "machine")
-        for name, value in now[kind].items()
-        if before[kind].get(name) != value
-    ]
-    if changed:
-        console.print(
-            f"not exactly what it would have been without a break: {'; '.join(changed)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    runs.write_json(folder / "environment.json", {**before, "resumed": [*before.get("resumed", []), now]})
-
-
-def _announce(console: Console, run: Run, prepared: Prepared) -> None:
-    parts, recipe = prepared.parts, run.config.recipe
-    counts = [f"{len(parts.train):,} to train"]
-    if parts.val is not None:
-        counts.append(f"{len(parts.val):,} to validate")
-    if parts.test is not None:
-        counts.append(f"{len(parts.test):,} to test")
-    height, width, channels = parts.train.input_shape
-    parameters = sum(int(np.prod(w.shape)) for w in prepared.network.trainable_weights)
-    console.print(
-        f"{run.config.data}: {', '.join(counts)}; {parts.train.classes} classes, {height}×{width}×{channels}\n"
-        f"{run.config.model}: {parameters:,} parameters; {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"seed {run.config.seed}\nrecipe {recipe.name}: {prepared.why}\nrun folder: {run.folder}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )

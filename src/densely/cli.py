@@ -34,7 +34,10 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where built-in data lie.", envvar="DENSELY_DATA", show_default="~/.cache/densely/data"),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be read as images.")]
+SkipBad = Annotated[
+    bool | None,
+    typer.Option("--skip-bad/--no-skip-bad", help="Leave out files that cannot be read as images.", show_default="no"),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/digits-1.")]
 WeightsOption = Annotated[
     str, typer.Option(metavar="final|best", help="The last epoch's weights, or those best on the validation part.")
@@ -99,7 +102,9 @@ def train(
     ] = None,
     deterministic: Annotated[
         bool | None,
-        typer.Option("--deterministic", help="On a GPU too, the same bits each time; slower.", show_default="no"),
+        typer.Option(
+            "--deterministic/--no-deterministic", help="On a GPU too, the same bits each time.", show_default="no"
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
@@ -172,7 +177,7 @@ def train(
     channels: Annotated[
         int | None, typer.Option(help="Bring your own images to grey (1) or colour (3).", show_default="by data")
     ] = None,
-    skip_bad: SkipBad = False,
+    skip_bad: SkipBad = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="The run folder.", show_default="runs/DATA-N")
     ] = None,
@@ -232,7 +237,7 @@ def train(
         "data_dir": data_dir,
         "size": _size(size),
         "channels": channels,
-        "skip_bad": skip_bad or None,
+        "skip_bad": skip_bad,
         "network": _given(network),
         "recipe": recipe,
         "tune": tune,
@@ -254,11 +259,11 @@ def train(
         else:
             repeat(source, seeds=seeds, folds=folds, seed=seed, **options)
     except Interrupted as stop:
-        err.print(f"densely: interrupted {stop.where}.", markup=False, highlight=False, soft_wrap=True)
+        err.print("densely:", str(stop)[0].lower() + str(stop)[1:], markup=False, highlight=False, soft_wrap=True)
         if stop.folder is not None:
-            command = shlex.join(["densely", *sys.argv[1:]])
-            err.print(f"Go on with:  {command}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(stop.exit_code) from None
+            again = re.sub(r" --resume[ =]never\b", "", shlex.join(["densely", *sys.argv[1:]]))
+            err.print(f"Go on with:  {again}", markup=False, highlight=False, soft_wrap=True)
+        raise _Told(stop.exit_code) from None
 
 
 @app.command(name="find-lr")
@@ -275,7 +280,7 @@ def find_lr(
     picture: Annotated[Path, typer.Option("--out", help="The curve, PNG or SVG.")] = Path("find-lr.png"),
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use at most this many images.", show_default="all")] = None,
-    skip_bad: SkipBad = False,
+    skip_bad: SkipBad = None,
     data_dir: DataDir = None,
 ) -> None:
     """Suggest a learning rate: a short training whose rate rises, and where its loss falls fastest."""
@@ -383,7 +388,7 @@ def show(
     channels: Annotated[
         int | None, typer.Option(help="Bring a folder's images to grey (1) or colour (3).", show_default="by data")
     ] = None,
-    skip_bad: SkipBad = False,
+    skip_bad: SkipBad = None,
     data_dir: DataDir = None,
 ) -> None:
     """Draw what a recipe's augmentation makes of the images, before you train."""
@@ -397,7 +402,7 @@ def show(
     from densely.show import preview
 
     picture = preview(
-        source, recipe, seed=seed, data_dir=data_dir, size=_size(size), channels=channels, skip_bad=skip_bad
+        source, recipe, seed=seed, data_dir=data_dir, size=_size(size), channels=channels, skip_bad=bool(skip_bad)
     )
     write_whole(target, picture.save)
     out.print(str(target), markup=False, highlight=False, soft_wrap=True)
@@ -520,12 +525,18 @@ def _wide(table: Table) -> None:
     (out if out.is_terminal else Console(width=160)).print(table)
 
 
+class _Told(SystemExit):
+    """The end of the process after its reason has been printed."""
+
+
 def main() -> None:
     """Run the command line; every failure ends as one sentence and an exit code, never as a traceback."""
     try:
         app(standalone_mode=True)
     except DenselyError as error:
         _end(str(error), error.exit_code)
+    except _Told:
+        raise
     except SystemExit as end:
         if end.code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
             err.print("densely: interrupted.")

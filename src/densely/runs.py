@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -36,6 +37,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from densely.architecture import NetworkSpec, build
+from densely.cost import parameters
 from densely.data import Preprocessing
 from densely.errors import DataError, UsageError, from_validation
 from densely.recipes import Recipe
@@ -128,6 +130,8 @@ class Run:
         config = read_config(folder / "config.toml")
         with reading(folder / "inputs.json"):
             inputs = Inputs(**read_json(folder / "inputs.json"))
+            if inputs.input_shape != config.network.input_shape or len(inputs.class_names) != config.network.classes:
+                raise ValueError("its images or classes are not those of config.toml")
         return cls(folder, config, inputs)
 
     @property
@@ -182,14 +186,14 @@ class Run:
             other = "best" if weights == "final" else "final"
             instead = f"; there are {other} weights" if (self.folder / f"{other}.weights.h5").is_file() else ""
             raise UsageError(f"{self.folder} holds no {weights} weights{instead}.")
-        _check_claims(path, self.config.network)
+        _check_claims(path, parameters(self.config.network))
         model = build(self.config.network)
         try:
             with warnings.catch_warnings():
                 # Keras only warns where a file lacks weights that the network has, and leaves them at random.
                 warnings.simplefilter("error", UserWarning)
                 model.load_weights(path)
-        except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
+        except Exception as error:  # a hostile file can fail in any way
             reason = str(error).strip().split("\n")[0][:200]
             raise DataError(f"{path} is damaged or belongs to another network: {reason}") from None
         return model
@@ -217,11 +221,9 @@ class Run:
         return lines
 
 
-def _check_claims(path: Path, network: NetworkSpec) -> None:
-    """Before memory is given to it: that a file of weights is as large as the network, and as what it says it holds."""
+def _check_claims(path: Path, count: int) -> None:
+    """Before memory is given to it: that a file of weights is as large as `count` of them, and as what it claims."""
     import h5py
-
-    from densely.cost import parameters
 
     size, declared = path.stat().st_size, 0
 
@@ -232,13 +234,13 @@ def _check_claims(path: Path, network: NetworkSpec) -> None:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(add)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged: {str(error).splitlines()[0][:200]}") from None
+    except Exception as error:  # a hostile file can fail in any way
+        raise DataError(f"{path} is damaged: {str(error).strip().splitlines()[0][:200]}") from None
     # Keras writes four bytes a parameter, and compresses nothing.
-    if declared > size or 4 * parameters(network) > size:
+    if declared > size or 4 * count > size:
         raise DataError(
             f"{path} is damaged or belongs to another network: it has {size:,} bytes, for {declared:,} bytes of arrays "
-            f"and a network of {parameters(network):,} parameters."
+            f"and a network of {count:,} weights."
         )
 
 
@@ -300,10 +302,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         flush(aside)
         aside.replace(path)
         flush(path.parent)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
+    except (OSError, RuntimeError) as error:  # HDF5 tells a full disk by a RuntimeError
+        raise DataError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write in a folder; only for who has the folder to himself."""
+    for path in folder.iterdir():
+        if is_aside(path):
+            path.unlink(missing_ok=True)
+
+
+def is_aside(path: Path) -> bool:
+    """Whether a file is one that `write_whole` had not put in place yet."""
+    return re.match(r"\.\d+\.", path.name) is not None
 
 
 def flush(path: Path) -> None:
@@ -319,7 +333,12 @@ def flush(path: Path) -> None:
 
 def write_weights(path: Path, model: keras.Model) -> None:
     """Write a model's weights, whole; the name must end in `.weights.h5`."""
-    write_whole(path, model.save_weights)
+
+    def write(aside: Path) -> None:
+        model.save_weights(aside)
+        _check_claims(aside, model.count_params())  # HDF5 may keep quiet about what it could not write
+
+    write_whole(path, write)
 
 
 def read_json(path: Path) -> Any:
@@ -388,7 +407,7 @@ class HistoryFile:
         self.rows.append({column: row[column] for column in self.columns if column in row})
         try:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns).writerow(self.rows[-1])
+                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(self.rows[-1])
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from densely.errors import DataError
+from densely.runs import write_whole
 from densely.training import checkpoint
 from densely.training.checkpoint import Checkpoint
 
@@ -30,7 +31,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert found.tensors[name].dtype == value.dtype
 
 
-def test_the_two_newest_stay_by_epoch_then_step(tmp_path: Path) -> None:
+def test_the_newest_and_the_one_before_it_stay(tmp_path: Path) -> None:
     for epoch, step in [(0, 9), (0, 10), (1, 0), (1, 5)]:
         checkpoint.save(tmp_path, made(step, epoch))
     assert names(tmp_path) == ["000001-000000", "000001-000005"]
@@ -55,6 +56,46 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(tmp_path: Path, name:
     assert found.step == 1
     assert len(told) == 1
     assert str(path.parent) in told[0]
+    # What is written next, before it or after it, takes nothing sound away.
+    checkpoint.save(tmp_path, made(3))
+    assert names(tmp_path) == ["000000-000001", "000000-000002.damaged", "000000-000003"]
+
+
+def test_a_training_that_begins_anew_after_damage_keeps_what_it_writes(tmp_path: Path) -> None:
+    for step in (8, 9):
+        (checkpoint.save(tmp_path, made(step, epoch=3)) / "state.json").write_text("{")
+    told: list[str] = []
+    assert checkpoint.newest(tmp_path, told.append) is None
+    assert len(told) == 2
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, made(step))
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    assert (found.epoch, found.step) == (0, 3)
+
+
+def test_best_weights_go_back_to_what_they_were(tmp_path: Path) -> None:
+    best = tmp_path / "best.weights.h5"
+    write_whole(best, lambda aside: aside.write_text("of epoch 2"))
+    checkpoint.save(tmp_path, made(0, epoch=2))
+    write_whole(best, lambda aside: aside.write_text("of epoch 5, lost"))
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    checkpoint.put_best_back(tmp_path, found)
+    assert best.read_text() == "of epoch 2"
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, made(1))
+
+    def refused(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "_sum", refused)
+    with pytest.raises(DataError, match="000000-000001 cannot be read: Permission denied"):
+        checkpoint.newest(tmp_path, pytest.fail)
 
 
 def test_what_was_not_finished_does_not_count_and_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -86,6 +127,6 @@ def test_none_is_none(tmp_path: Path) -> None:
     checkpoint.remove_all(tmp_path)
 
 
-@pytest.mark.parametrize(("epoch", "step", "words"), [(0, 3, "after epoch 0, step 3"), (2, 0, "after epoch 2")])
+@pytest.mark.parametrize(("epoch", "step", "words"), [(0, 3, "in epoch 1, after step 3"), (2, 0, "after epoch 2")])
 def test_how_far_it_came(epoch: int, step: int, words: str) -> None:
     assert checkpoint.reached(epoch, step) == words

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from rich.console import Console
 from densely.data import load
 from densely.errors import DataError, DenselyError, UsageError
 from densely.runs import Run
-from densely.training import checkpoint
+from densely.training import checkpoint, state
 from densely.training.batches import Batches
 from densely.training.interruption import Interrupted
 from densely.training.resume import claimed, differences
@@ -38,9 +40,9 @@ def densely(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def dying(moment: int, folder: Path) -> subprocess.CompletedProcess[str]:
+def dying(moment: int, folder: Path, options: Sequence[str] = OPTIONS) -> subprocess.CompletedProcess[str]:
     script = str(Path(__file__).with_name("dying.py"))
-    return densely(script, str(moment), str(folder), "train", "digits", "--out", str(folder), *OPTIONS)
+    return densely(script, str(moment), str(folder), "train", "digits", "--out", str(folder), *options)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -55,6 +57,33 @@ def hash_of_weights(run: Run, name: str) -> str:
     return hashlib.sha256(b"".join(w.numpy().tobytes() for w in run.model(name).weights)).hexdigest()
 
 
+#: Another optimizer and schedule, a whitened stem, flips in turn; and best weights that are gone back to.
+FAST = [
+    *(
+        "--recipe",
+        "fast",
+        "--model",
+        "densenet-bc-16-8",
+        "--limit",
+        "150",
+        "--epochs",
+        "3",
+        "--flip",
+        "--early-stop",
+        "2",
+    ),
+    *("--dropout", "0.1", "--save-every", "2"),
+]
+
+
+def test_killed_twice_with_muon_and_early_stop(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = dying(0, whole, FAST)
+    assert done.returncode == 0, done.stderr
+    moments = int(done.stdout.splitlines()[-1])
+    check_kills((digest(whole), moments), killed, [0.5, 0.4], FAST)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], int]:
     """What the training leaves when nothing happens to it, and how many moments it has."""
@@ -65,14 +94,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], int
     return digest(folder), int(done.stdout.splitlines()[-1])
 
 
-def check_kills(whole: tuple[dict[str, str], int], folder: Path, shares: list[float]) -> None:
+def check_kills(
+    whole: tuple[dict[str, str], int], folder: Path, shares: list[float], options: Sequence[str] = OPTIONS
+) -> None:
     """Kill a training again and again, at so large a share of the moments that are left; then let it end."""
     expected, moments = whole
     for share in shares:
-        died = dying(1 + int(share * (moments - 1)), folder)
+        died = dying(1 + int(share * (moments - 1)), folder, options)
         # A training that goes on has fewer moments left, and may come to its end before the chosen one.
         assert died.returncode in (-signal.SIGKILL, 0), died.stderr
-    ended = dying(0, folder)
+    ended = dying(0, folder, options)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert digest(folder) == expected
     assert not (folder / "checkpoints").exists()
@@ -108,13 +139,20 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "interrupted after epoch" in errors
+    assert re.search(r"interrupted (in|after) epoch \d", errors)
     assert f"Go on with:  densely train digits --out {folder}" in errors
     assert "Traceback" not in errors
     assert checkpoint.newest(folder, pytest.fail) is not None
     ended = dying(0, folder)
-    assert "going on with it after epoch" in ended.stdout
+    assert re.search(r"going on with it (in|after) epoch \d", ended.stdout)
     assert digest(folder) == whole[0]
+
+
+def test_a_kill_before_anything_was_written_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".4711.config.toml").write_text("half a conf")
+    train("digits", out=tmp_path, **QUICK)
+    assert not (tmp_path / ".4711.config.toml").exists()
 
 
 def test_a_signal_before_the_first_step_ends_at_once(tmp_path: Path) -> None:
@@ -155,7 +193,7 @@ def break_off(folder: str, **options: object) -> Path:
 
     original, Batches.__getitem__ = Batches.__getitem__, make_batch
     try:
-        with pytest.raises(Interrupted, match="after epoch 1, step"):
+        with pytest.raises(Interrupted, match="in epoch 2, after step"):
             train("digits", **QUICK, **options)
     finally:
         Batches.__getitem__ = original
@@ -220,7 +258,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     folder = tmp_path / "run"
     assert dying(int(0.7 * whole[1]), folder).returncode == -signal.SIGKILL
     kept = sorted((folder / "checkpoints").glob("0*"))
-    assert len(kept) == checkpoint.KEPT
+    assert len(kept) == 2
     with (kept[-1] / "tensors.safetensors").open("r+b") as file:
         file.seek(3000)
         file.write(b"\x00\xff\x00\xff")
@@ -230,15 +268,33 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_a_loss_that_runs_away_is_told_with_epoch_and_step(tmp_path: Path) -> None:
-    options = {**QUICK, "optimizer": "sgd", "learning_rate": 1e30, "schedule": "constant", "epochs": 3}
-    with pytest.raises(DenselyError, match=r"in epoch \d, step \d+ \(learning rate 1e\+30\): lower --lr"):
+    options = {**QUICK, "stages": ((1, 0.01), (2, 1e30)), "epochs": 3}
+    with pytest.raises(DenselyError, match=r"in epoch 2, step \d \(learning rate 1e\+30\): lower --lr"):
         train("digits", out=tmp_path / "run", save_every=1, **options)
     newest = checkpoint.newest(tmp_path / "run", pytest.fail)
-    assert newest is None or all((value == value).all() for value in newest.tensors.values())
+    assert newest is not None
+    assert newest.epoch == 1
+    assert state.all_finite(newest.tensors)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(whole: tuple[dict[str, str], int], tmp_path: Path) -> None:
-    limit = 150_000  # bytes a file may have: less than a checkpoint's tensors, more than everything else
+def test_a_loss_that_runs_away_in_the_last_step_is_told_too(tmp_path: Path) -> None:
+    options = {**QUICK, "epochs": 1, "batch_size": 200, "learning_rate": 1e38, "schedule": "constant"}
+    with pytest.raises(DenselyError, match=r"no longer numbers in epoch 1, step 1 "):
+        train("digits", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "final.weights.h5").exists()
+    assert not (tmp_path / "run" / "best.weights.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "what"),
+    [
+        (150_000, "checkpoint"),  # bytes a file may have: less than a checkpoint's tensors, more than everything else
+        (60_000, "weights"),
+    ],
+)
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    limit: int, what: str, whole: tuple[dict[str, str], int], tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     assert dying(whole[1] // 2, folder).returncode == -signal.SIGKILL
     before = checkpoint.newest(folder, pytest.fail)
@@ -248,10 +304,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(whole: tuple[dict[str, str
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv[0] = 'densely';"
         "from densely.cli import main; main()"
     )
-    full = densely("-c", code, "train", "digits", "--out", str(folder), *OPTIONS)
+    # Weights are written at the end of an epoch, checkpoints here after every third step.
+    every = ["--save-every", "1000"] if what == "weights" else []
+    full = densely("-c", code, "train", "digits", "--out", str(folder), *OPTIONS, *every)
     assert full.returncode == 1
-    assert "cannot be written" in full.stderr
-    assert "is whole" in full.stderr
+    assert re.search(rf"{what}\S* .*cannot be written", full.stderr)
+    assert ("is whole" in full.stderr) == (what == "checkpoint")
     assert "Traceback" not in full.stderr
     assert not list((folder / "checkpoints").glob(".*"))
     after = checkpoint.newest(folder, pytest.fail)

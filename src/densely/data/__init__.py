@@ -79,7 +79,7 @@ def load(
         skip_bad: of a folder or table: leave out images that cannot be read; `Parts.skipped` tells each of them.
 
     Raises:
-        UsageError: no such name, folder or table, or `size` or `channels` for a data set that has its own.
+        UsageError: no such name, folder or table, or `size`, `channels` or `skip_bad` for one that is no files.
         DataError: the data are damaged or unusable.
         DenselyError: a file is absent and cannot be downloaded.
     """
@@ -95,6 +95,8 @@ def load(
         raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images or of a CSV works too.")
     if size is not None or channels is not None:
         raise UsageError(f"{name} has its own image size and channels: leave size and channels out.")
+    if skip_bad:
+        raise UsageError(f"{name} has no image files that could be skipped: leave skip_bad out.")
     if name == "digits":
         return digits.load()
 

@@ -95,11 +95,15 @@ def _opened(file: str | Path | IO[bytes]) -> "Iterator[Image.Image]":
         raise
     except FileNotFoundError as error:
         raise UsageError(f"There is no image at {name}: check the path.") from error
+    except PermissionError as error:  # not the image's fault: it is not to be skipped
+        raise DenselyError(f"{name} cannot be read: {error.strerror}.") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not a PNG, JPEG, WebP or BMP image: convert or remove it.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow has a limit of its own, above ours, and looks first.
         raise DataError(f"{name} has more pixels than the limit of {MAX_PIXELS:,}: scale it down.") from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders fail in many ways on a damaged file
         raise DataError(f"{name} cannot be read as an image ({error}): replace or remove it.") from error
 

@@ -1,6 +1,5 @@
 """Street View House Numbers, cropped digits (Netzer et al., *Reading Digits in Natural Images*, 2011)."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from densely.errors import DataError, UsageError
 
 MOST = 600_000
 """Images a file may claim to hold; `extra_32x32.mat` has 531,131."""
+NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")
 
 
 def files(extra: bool = False) -> tuple[str, ...]:
@@ -48,25 +48,27 @@ def load(data_dir: str | Path, extra: bool = False) -> Parts:
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     from scipy.io import loadmat, whosmat
 
+    no_images = f"{path} holds no images X of 32x32x3 bytes and is not an SVHN file: download it again."
     try:
         # The headers first: a small file can claim any size, or hold cells and structures without end.
-        for name, shape, kind in whosmat(path):
-            if name in ("X", "y") and (
-                math.prod(shape) > MOST * 3072 or kind in ("cell", "struct", "object", "function")
-            ):
-                raise DataError(f"{path} claims a {kind} {name} of {shape} and is not an SVHN file: download it again.")
+        claimed = {name: (tuple(shape), kind) for name, shape, kind in whosmat(path)}
+        shape, kind = claimed.get("X", ((), ""))
+        if kind != "uint8" or len(shape) != 4 or shape[:3] != (32, 32, 3) or shape[3] > MOST:
+            raise DataError(no_images)
+        no_labels = f"{path} holds no labels y for its {shape[3]:,} images and is not an SVHN file: download it again."
+        if claimed.get("y", ((), ""))[0] != (shape[3], 1) or claimed["y"][1] not in NUMBERS:
+            raise DataError(no_labels)
         content = loadmat(path, variable_names=("X", "y"))
     except DataError:
         raise
     except Exception as error:  # SciPy fails in many ways on a damaged file
         raise DataError(f"{path} is damaged ({error}): delete it and download it again.") from error
     X, y = content.get("X"), content.get("y")
-    sound = isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim == 4 and X.shape[:3] == (32, 32, 3)
-    if not sound:
-        raise DataError(f"{path} holds no images X of 32x32x3 bytes and is not an SVHN file: download it again.")
+    if not isinstance(X, np.ndarray) or X.dtype != np.uint8 or X.shape != shape:
+        raise DataError(no_images)
     n = X.shape[3]
     if not isinstance(y, np.ndarray) or y.shape != (n, 1) or y.dtype.kind not in "iuf":
-        raise DataError(f"{path} holds no labels y for its {n:,} images and is not an SVHN file: download it again.")
+        raise DataError(no_labels)
     if not np.isin(y, np.arange(1, 11)).all():
         raise DataError(f"{path} holds a label outside 1..10 and is not an SVHN file: download it again.")
     digits = y[:, 0].astype(np.int64) % 10  # the digit 0 is stored as 10

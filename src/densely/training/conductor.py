@@ -12,6 +12,7 @@ import keras
 from densely import runs
 from densely.errors import DenselyError
 from densely.runs import Run
+from densely.training import state
 from densely.training.averaging import WeightAverage
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Conductor(keras.callbacks.Callback):
         """The averaged weights; none where the recipe averages none."""
         return self.average.values if self.average is not None else []
 
-    def state(self) -> dict[str, Any]:
+    def memory(self) -> dict[str, Any]:
         """What it has to remember, as JSON has it."""
         return {
             "averaged_steps": self.average.steps if self.average is not None else 0,
@@ -55,14 +56,14 @@ class Conductor(keras.callbacks.Callback):
             "history": self.history.rows,
         }
 
-    def put_back(self, state: dict[str, Any]) -> None:
-        """Remember again what `state` told."""
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Have again what `memory` told."""
         if self.average is not None:
-            self.average.steps = state["averaged_steps"]
-        self.best = tuple(state["best"]) if state["best"] is not None else None
-        self.best_epoch = state["best_epoch"]
-        self.began -= state["seconds"]
-        self.history = runs.HistoryFile(self.history.path, state["history"])
+            self.average.steps = memory["averaged_steps"]
+        self.best = tuple(memory["best"]) if memory["best"] is not None else None
+        self.best_epoch = memory["best_epoch"]
+        self.began -= memory["seconds"]
+        self.history = runs.HistoryFile(self.history.path, memory["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Make this epoch's batches."""
@@ -98,6 +99,9 @@ class Conductor(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch down, and the weights if they are the best so far, or the last."""
+        # A step's loss is that of the weights before it: what the last one made of them shows only here.
+        if not state.finite(self.whole_model):
+            raise self.diverged("The weights are no longer numbers")
         row = {name: float(value) for name, value in (logs or {}).items()}
         self.history.add(
             {"epoch": epoch + 1, "learning_rate": self.rate, "seconds": time.perf_counter() - self.began, **row}

@@ -22,11 +22,11 @@ class Interrupted(KeyboardInterrupt):
         signal: its number.
         exit_code: what the shell expects of a process that ends so.
         folder: where it can go on from, if it came so far.
-        where: how far it came, in words.
+        where: how far it came, in words, where that is known.
     """
 
-    def __init__(self, number: int, folder: Path | None = None, where: str = "before the first step") -> None:
-        super().__init__(f"Interrupted {where}.")
+    def __init__(self, number: int, folder: Path | None = None, where: str = "") -> None:
+        super().__init__(" ".join(filter(None, ("Interrupted", where))) + ".")
         self.signal = number
         self.exit_code = 128 + number
         self.folder = folder

@@ -39,6 +39,7 @@ class Keeper(keras.callbacks.Callback):
         self.steps, self.seconds = interval(every)
         self.signals = signals
         self.start = start
+        self.generators: dict[str, Any] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Count from here."""
@@ -50,16 +51,25 @@ class Keeper(keras.callbacks.Callback):
             return
         try:
             state.put_tensors_back(self.start.tensors, self.model, self.conductor.averages)
-            state.put_generators_back(self.start.state["generators"])
-            self.conductor.put_back(self.start.state["conductor"])
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self.conductor.remember(self.start.state["conductor"])
+            self.generators = self.start.state["generators"]
+            state.put_generators_back(self.generators)
+            checkpoint.put_best_back(self.conductor.run.folder, self.start)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"The checkpoint in {self.conductor.run.folder} holds what no training of this version wrote "
                 f"({error}): choose another --out."
             ) from None
         if self.start.step == 0:
             self.model.reset_metrics()  # what was put back are those of a validation
+            self.generators = None
         self.start = None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """In the middle of an epoch, put the random generators back once more: Keras has drawn at its beginning."""
+        if self.generators is not None:
+            state.put_generators_back(self.generators)
+            self.generators = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Write a checkpoint where it is time, and stop where a signal came."""
@@ -86,7 +96,7 @@ class Keeper(keras.callbacks.Callback):
         tensors = state.tensors(self.model, self.conductor.averages)
         if not state.all_finite(tensors):
             raise self.conductor.diverged("The weights are no longer numbers")
-        values = {"generators": state.generators(), "conductor": self.conductor.state()}
+        values = {"generators": state.generators(), "conductor": self.conductor.memory()}
         checkpoint.save(self.conductor.run.folder, Checkpoint(epoch, step, tensors, values))
         self._written()
 

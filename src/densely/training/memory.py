@@ -23,7 +23,7 @@ def memory_errors(batch_size: int) -> Iterator[None]:
         # On the CPU, PyTorch has no exception of its own for it.
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
-        asked = re.search(r"tried to allocate (\d[\d.]* ?\w+)", str(error))
+        asked = re.search(r"tried to allocate (\d[\d.]* ?\w+)", str(error), re.IGNORECASE)
         more = f": {asked[1]} more were asked for" if asked else ""
         raise DenselyError(
             f"Out of memory in a step of {batch_size} images{more}. Lower --batch-size; --accumulate makes one step of "

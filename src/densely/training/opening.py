@@ -48,12 +48,12 @@ def open_run(
     _announce(console, run, prepared)
     start = checkpoint.newest(folder, lambda line: _tell(console, line))
     if (folder / "final.weights.h5").is_file():
-        where = "it is trained, and only its score is missing"
+        where = "where it was to be scored"
     elif start is None:
-        where = "from its beginning, there is no checkpoint yet"
+        where = "from its beginning: there is no whole checkpoint"
     else:
         where = checkpoint.reached(start.epoch, start.step)
-    _tell(console, f"going on with it {where} (--resume never begins anew)")
+    _tell(console, f"going on with it {where}")
     _note_new_environment(folder, config.seed, console)
     return run, start
 

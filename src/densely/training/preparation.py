@@ -195,8 +195,8 @@ def load(
 ) -> Parts:
     """The parts that a source has itself, with a progress bar where images are decoded; what is skipped is told."""
     if isinstance(source, Dataset | Parts):
-        if size is not None or channels is not None:
-            raise UsageError("size and channels are for image files: a Dataset has its own already.")
+        if size is not None or channels is not None or skip_bad:
+            raise UsageError("size, channels and skip_bad are for image files: a Dataset has its images already.")
         return source if isinstance(source, Parts) else Parts(source, None, None)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Reading images", visible=False)

@@ -35,7 +35,12 @@ class ProgressBar(keras.callbacks.Callback):
         self.refresh = refresh
         self._live: Progress | None = None
         self._first_epoch: int | None = None
-        self._images = 0.0
+        self._images = self._images_before = 0.0
+        self._skipped = 0
+
+    def skip(self, steps: int) -> None:
+        """Count from so many steps on in the next epoch: a training that goes on has taken them already."""
+        self._skipped = steps
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the live line."""
@@ -44,6 +49,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._steps = self.params.get("steps")
         self._began = time.perf_counter()
         self._first_epoch = None
+        self._first_step = self._skipped
         self._last_shown = 0.0
         if self.console.is_terminal or self.console.is_jupyter:
             self._live = Progress(
@@ -61,13 +67,18 @@ class ProgressBar(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start an epoch's count."""
         self._epoch = epoch
-        self._images = 0.0
+        self._images = self._images_before = 0.0
         self._epoch_began = time.perf_counter()
         self._train_seconds = 0.0
         if self._first_epoch is None:
             self._first_epoch = epoch
         if self._live is not None:
             self._live.reset(self._task, total=self._steps, description=f"Epoch {epoch + 1}/{self._epochs}", figures="")
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """See how many images the running mean of the loss holds already."""
+        if batch == 0:
+            self._images_before = self._loss_count()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Advance the live line, not more often than `refresh`."""
@@ -77,10 +88,10 @@ class ProgressBar(keras.callbacks.Callback):
             return
         self._last_shown = now
         self._images = self._images_counted()
-        done = batch + 1
+        done = self._skipped + batch + 1
         figures = self._figures(logs or {})
         if self._steps:
-            progress = self._epoch - (self._first_epoch or 0) + done / self._steps
+            progress = self._epoch - (self._first_epoch or 0) + (done - self._first_step) / self._steps
             to_do = self._epochs - self._epoch - done / self._steps
             figures += f"  {clock((now - self._began) / progress * to_do)} left"
         self._live.update(self._task, completed=done, figures=figures)
@@ -135,5 +146,9 @@ class ProgressBar(keras.callbacks.Callback):
         return "  ".join(parts)
 
     def _images_counted(self) -> float:
-        """Images of this epoch so far: Keras's running mean of the loss counts them, whatever the data are."""
+        """Images of this epoch so far, without those of steps that were skipped."""
+        return self._loss_count() - self._images_before
+
+    def _loss_count(self) -> float:
+        """Keras's running mean of the loss counts images, whatever the data are."""
         return next((float(m.count) for m in self.model.metrics if m.name == "loss" and hasattr(m, "count")), 0.0)

@@ -132,6 +132,7 @@ def _train_all(
                 (folder / name).unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
+                Path("runs").rmdir()  # if that was all there was in it
         raise
     return found
 
@@ -142,13 +143,14 @@ def _claim(out: str | Path | None, asked: dict[str, Any], resume: str, held: Exi
         folder = Path(out)
         resuming.make(folder)
         resuming.lock(folder, held)
-        if any(path.name != ".lock" for path in folder.iterdir()) and (resume == "never" or _asked(folder) != asked):
+        if not resuming.empty(folder) and (resume == "never" or _asked(folder) != asked):
             raise UsageError(f"{folder} already holds something else: choose another --out, or remove it first.")
     else:
         name = runs.name_for(asked["data"])
         for folder in reversed(runs.numbered(name)) if resume == "auto" else ():
-            if _asked(folder) == asked and not (folder / "summary.json").is_file():
-                with suppress(DenselyError):
+            # A damaged one, or one that another process is in, is passed over.
+            with suppress(DenselyError):
+                if _asked(folder) == asked and not (folder / "summary.json").is_file():
                     resuming.lock(folder, held)
                     return folder
         folder = runs.create_numbered(name)
@@ -164,4 +166,5 @@ def _asked(folder: Path) -> Any:
 
 def _plain(options: dict[str, Any]) -> dict[str, str]:
     """Options as they can be compared; those that change no result are left out."""
-    return {key: str(value) for key, value in sorted(options.items()) if key not in ("resume", "save_every")}
+    without = ("resume", "save_every", "data_dir")
+    return {key: str(value) for key, value in sorted(options.items()) if key not in without}

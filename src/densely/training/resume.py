@@ -60,11 +60,18 @@ def _newest_broken_off(
             continue
         # One that another process is in, or that holds something else, is passed over.
         with contextlib.suppress(DenselyError), contextlib.ExitStack() as trying:
-            lock(folder, trying)
+            # Looked at before it is locked: its own training, begun again at the same time, must find it free.
             _check(folder, config, fingerprints, "auto")
-            held.push(trying.pop_all())
-            return folder
+            lock(folder, trying)
+            if broken_off(folder):
+                held.push(trying.pop_all())
+                return folder
     return None
+
+
+def empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock, and what a process that was killed had begun to write."""
+    return not any(path.name != ".lock" and not runs.is_aside(path) for path in folder.iterdir())
 
 
 def broken_off(folder: Path) -> bool:
@@ -91,6 +98,7 @@ def lock(folder: Path, held: contextlib.ExitStack) -> None:
         raise DenselyError(f"Another process is training in {folder}: wait for it, or choose another --out.") from None
     except OSError as error:
         raise DataError(f"{folder} cannot be locked: {error.strerror or error}.") from None
+    runs.sweep(folder)
 
 
 def make(folder: Path) -> None:
@@ -110,7 +118,7 @@ def make(folder: Path) -> None:
 
 def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], resume: Resume) -> None:
     """Refuse a folder that holds anything but this very training."""
-    if not any(path.name != ".lock" for path in folder.iterdir()):
+    if empty(folder):
         return
     if not (folder / "config.toml").is_file():
         raise UsageError(f"{folder} already holds something: choose another --out, or remove it first.")
@@ -126,7 +134,8 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
     if (folder / "splits.json").is_file():
         recorded = runs.read_fingerprints(folder)
         if recorded != fingerprints:
-            changed = ", ".join(sorted(part for part in fingerprints if recorded.get(part) != fingerprints[part]))
+            parts = sorted(recorded.keys() | fingerprints.keys())
+            changed = ", ".join(part for part in parts if recorded.get(part) != fingerprints.get(part))
             raise DataError(f"The data have changed since {folder} was begun ({changed}): choose another --out.")
 
 

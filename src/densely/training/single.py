@@ -74,7 +74,7 @@ def train(
             no). A CPU gives them anyway; a GPU becomes slower by it.
         config: a run's `config.toml` (or a `RunConfig`) to run again; what else is given here changes it.
         resume: `"auto"`: a training that was broken off goes on, to the very weights that it would have had, and one
-            that was finished is handed back; `"never"`: only a folder that holds nothing will do.
+            that is finished in `out` is handed back; `"never"`: only a folder that holds nothing will do.
         save_every: steps (`500`) or minutes (`"5m"`, the default) between two checkpoints.
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
         **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
@@ -115,14 +115,15 @@ def train(
                 run = Run.open(folder)
                 console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
                 return run
-            run, start = open_run(folder, prepared, fingerprints, console)
             try:
-                if not (folder / "final.weights.h5").is_file():
-                    _fit(run, prepared, start, save_every, signals, console)
-                _score(run, prepared)
+                run, start = open_run(folder, prepared, fingerprints, console)
+                with same_bits(prepared.config.deterministic):
+                    if not (folder / "final.weights.h5").is_file():
+                        _fit(run, prepared, start, save_every, signals, console)
+                    checkpoint.remove_all(folder)
+                    _score(run, prepared)
             except Interrupted as stop:
-                raise stop if stop.folder else Interrupted(stop.signal, folder, "while it was being scored") from None
-            checkpoint.remove_all(folder)
+                raise Interrupted(stop.signal, folder, stop.where) from None
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run
 
@@ -154,10 +155,11 @@ def _fit(
     # What is left of an epoch is a `fit` of its own: Keras fixes the number of steps at its beginning.
     spans = [(step, epoch, epoch + 1), (0, epoch + 1, chosen.epochs)] if step else [(0, epoch, chosen.epochs)]
     try:
-        with signals.deferred(), memory_errors(chosen.batch_size), same_bits(run.config.deterministic):
+        with signals.deferred(), memory_errors(chosen.batch_size):
             for skipped, first, end in spans:
                 if first < end and not conductor.finished:
                     batches.skip(skipped)
+                    bar.skip(skipped)
                     prepared.model.fit(
                         batches,
                         initial_epoch=first,

@@ -46,6 +46,11 @@ def all_finite(found: dict[str, NDArray[Any]]) -> bool:
     return all(bool(np.isfinite(value).all()) for value in found.values() if value.dtype.kind == "f")
 
 
+def finite(model: keras.Model) -> bool:
+    """Whether every weight of a model is a number."""
+    return all(bool(torch.isfinite(weight.value).all()) for weight in model.weights)
+
+
 def generators() -> dict[str, Any]:
     """The global random generators of PyTorch, NumPy and Python, as JSON has them."""
     kind, words, *rest = np.random.get_state()
@@ -60,6 +65,8 @@ def generators() -> dict[str, Any]:
 def put_generators_back(state: dict[str, Any]) -> None:
     """Give the global random generators what `generators` took."""
     own, *devices = (torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8) for text in state["torch"])
+    if own.shape != torch.get_rng_state().shape:
+        raise ValueError("the state of PyTorch's generator has another length")
     torch.set_rng_state(own)
     for device, device_state in enumerate(devices[: len(_cuda_states())]):
         torch.cuda.set_rng_state(device_state, device)

@@ -1,6 +1,8 @@
 """Several trainings in one: seeds share the test part, folds share it out."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ from rich.console import Console
 
 from densely import data
 from densely.errors import UsageError
+from densely.training.batches import Batches
+from densely.training.interruption import Interrupted
 from densely.training.preparation import parts_of
 from densely.training.repeats import repeat
 from densely.training.single import train
@@ -73,3 +77,40 @@ def test_wrong_use_is_told_before_anything_is_written(counts: dict, says: str, t
     with pytest.raises(UsageError, match=says):
         repeat("digits", out=tmp_path / "none", **counts)
     assert not (tmp_path / "none").exists()
+
+
+def test_what_was_broken_off_goes_on_in_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = repeat("digits", seeds=2, out=tmp_path / "whole", **TINY)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits-9").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-9" / "asked.json").write_text("damaged")
+    original, made = Batches.__getitem__, 0
+
+    def make_batch(self: Batches, step: int) -> object:
+        nonlocal made
+        made += self.training
+        if made == 5:  # in a run Keras makes one to see what it looks like, then there are two steps
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step)
+
+    monkeypatch.setattr(Batches, "__getitem__", make_batch)
+    with pytest.raises(Interrupted, match="in epoch 1, after step 1"):
+        repeat("digits", seeds=2, **TINY)
+    assert not (tmp_path / "runs" / "digits-1" / "summary.json").exists()
+    done = repeat("digits", seeds=2, **TINY)
+    assert done.folder == Path("runs/digits-1")
+    assert done.summary == expected.summary
+    for one, other in zip(done.runs, expected.runs, strict=True):
+        for weight, same in zip(one.model().weights, other.model().weights, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), same.numpy())
+    assert repeat("digits", seeds=2, **TINY).folder == Path("runs/digits-2")
+
+
+def test_a_folder_of_other_repeats_is_refused(tmp_path: Path) -> None:
+    repeat("digits", seeds=2, out=tmp_path / "seeds", **TINY)
+    with pytest.raises(UsageError, match="already holds something else"):
+        repeat("digits", seeds=3, out=tmp_path / "seeds", **TINY)
+    with pytest.raises(UsageError, match="already holds something else"):
+        repeat("digits", seeds=2, resume="never", out=tmp_path / "seeds", **TINY)
+    again = repeat("digits", seeds=2, out=tmp_path / "seeds", **TINY)
+    assert len(again.runs) == 2

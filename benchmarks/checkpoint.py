@@ -18,10 +18,10 @@ import torch
 from interleave import machine
 
 import densely
-from densely.training import checkpoint, state
 from densely.training.averaging import WeightAverage
-from densely.training.checkpoint import Checkpoint
 from densely.training.optimizers import CoupledSGD
+from densely.training.resume import checkpoint, state
+from densely.training.resume.checkpoint import Checkpoint
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ from densely import data
 from densely.data import cifar, svhn
 from densely.errors import DenselyError
 from densely.runs import Run
-from densely.training import checkpoint
-from densely.training.checkpoint import Checkpoint
+from densely.training.resume import checkpoint
+from densely.training.resume.checkpoint import Checkpoint
 from densely.training.single import train
 
 MUTANTS = 2000

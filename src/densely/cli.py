@@ -248,8 +248,8 @@ def train(
         "console": out,
         **_given(settings),
     }
-    from densely.training.interruption import Interrupted
     from densely.training.repeats import repeat
+    from densely.training.resume.interruption import Interrupted
 
     try:
         if seeds is None and folds is None:

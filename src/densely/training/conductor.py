@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import keras
+import torch
 
 from densely import runs
 from densely.errors import DenselyError
 from densely.runs import Run
-from densely.training import state
 from densely.training.averaging import WeightAverage
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Conductor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch down, and the weights if they are the best so far, or the last."""
         # A step's loss is that of the weights before it: what the last one made of them shows only here.
-        if not state.finite(self.whole_model):
+        if not all(bool(torch.isfinite(weight.value).all()) for weight in self.whole_model.weights):
             raise self.diverged("The weights are no longer numbers")
         row = {name: float(value) for name, value in (logs or {}).items()}
         self.history.add(

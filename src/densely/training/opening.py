@@ -9,9 +9,9 @@ from rich.console import Console
 
 from densely import runs
 from densely.runs import Run
-from densely.training import checkpoint
-from densely.training.checkpoint import Checkpoint
 from densely.training.preparation import Prepared
+from densely.training.resume import checkpoint
+from densely.training.resume.checkpoint import Checkpoint
 
 
 def open_run(

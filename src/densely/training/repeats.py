@@ -20,8 +20,8 @@ from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
 from densely.runs import Run
-from densely.training import resume as resuming
 from densely.training.preparation import name_of
+from densely.training.resume import claim
 from densely.training.single import train
 
 
@@ -141,9 +141,9 @@ def _claim(out: str | Path | None, asked: dict[str, Any], resume: str, held: Exi
     """The folder for all, this process's alone: new, or where the same was broken off."""
     if out is not None:
         folder = Path(out)
-        resuming.make(folder)
-        resuming.lock(folder, held)
-        if not resuming.empty(folder) and (resume == "never" or _asked(folder) != asked):
+        claim.make(folder)
+        claim.lock(folder, held)
+        if not claim.empty(folder) and (resume == "never" or _asked(folder) != asked):
             raise UsageError(f"{folder} already holds something else: choose another --out, or remove it first.")
     else:
         name = runs.name_for(asked["data"])
@@ -151,10 +151,10 @@ def _claim(out: str | Path | None, asked: dict[str, Any], resume: str, held: Exi
             # A damaged one, or one that another process is in, is passed over.
             with suppress(DenselyError):
                 if _asked(folder) == asked and not (folder / "summary.json").is_file():
-                    resuming.lock(folder, held)
+                    claim.lock(folder, held)
                     return folder
         folder = runs.create_numbered(name)
-        resuming.lock(folder, held)
+        claim.lock(folder, held)
     runs.write_json(folder / "asked.json", asked)
     return folder
 

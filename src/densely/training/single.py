@@ -12,18 +12,18 @@ from densely import architecture, runs
 from densely.data import Dataset, Parts
 from densely.evaluation import evaluate_held_out
 from densely.runs import Run, RunConfig
-from densely.training import checkpoint, keeper
 from densely.training.batches import Batches
-from densely.training.checkpoint import Checkpoint
 from densely.training.conductor import Conductor
 from densely.training.determinism import same_bits
-from densely.training.interruption import Interrupted, StopSignals
-from densely.training.keeper import SAVE_EVERY, Keeper
 from densely.training.memory import memory_errors
 from densely.training.opening import open_run
 from densely.training.preparation import Prepared, prepare
 from densely.training.progress import ProgressBar
-from densely.training.resume import Resume, claimed
+from densely.training.resume import checkpoint, keeper
+from densely.training.resume.checkpoint import Checkpoint
+from densely.training.resume.claim import Resume, claimed
+from densely.training.resume.interruption import Interrupted, StopSignals
+from densely.training.resume.keeper import SAVE_EVERY, Keeper
 
 
 def train(

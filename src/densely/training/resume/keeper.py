@@ -9,10 +9,10 @@ from typing import Any
 import keras
 
 from densely.errors import DataError, UsageError
-from densely.training import checkpoint, state
-from densely.training.checkpoint import Checkpoint
 from densely.training.conductor import Conductor
-from densely.training.interruption import Interrupted, StopSignals
+from densely.training.resume import checkpoint, state
+from densely.training.resume.checkpoint import Checkpoint
+from densely.training.resume.interruption import Interrupted, StopSignals
 
 #: Between two checkpoints; one of a network with two million weights takes a tenth of a second.
 SAVE_EVERY = "5m"

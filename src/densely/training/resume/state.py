@@ -46,11 +46,6 @@ def all_finite(found: dict[str, NDArray[Any]]) -> bool:
     return all(bool(np.isfinite(value).all()) for value in found.values() if value.dtype.kind == "f")
 
 
-def finite(model: keras.Model) -> bool:
-    """Whether every weight of a model is a number."""
-    return all(bool(torch.isfinite(weight.value).all()) for weight in model.weights)
-
-
 def generators() -> dict[str, Any]:
     """The global random generators of PyTorch, NumPy and Python, as JSON has them."""
     kind, words, *rest = np.random.get_state()

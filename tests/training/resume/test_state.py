@@ -11,8 +11,8 @@ import torch
 
 import densely
 from densely.errors import DataError
-from densely.training import state
 from densely.training.optimizers import Muon
+from densely.training.resume import state
 
 
 def trained(growth_rate: int = 4) -> keras.Model:

@@ -8,8 +8,8 @@ import pytest
 
 from densely.errors import DataError
 from densely.runs import write_whole
-from densely.training import checkpoint
-from densely.training.checkpoint import Checkpoint
+from densely.training.resume import checkpoint
+from densely.training.resume.checkpoint import Checkpoint
 
 
 def made(step: int, epoch: int = 0) -> Checkpoint:

@@ -19,10 +19,10 @@ from rich.console import Console
 from densely.data import load
 from densely.errors import DataError, DenselyError, UsageError
 from densely.runs import Run
-from densely.training import checkpoint, state
 from densely.training.batches import Batches
-from densely.training.interruption import Interrupted
-from densely.training.resume import claimed, differences
+from densely.training.resume import checkpoint, state
+from densely.training.resume.claim import claimed, differences
+from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 # Everything that is random or remembers: dropout, augmentation, averaged weights, momentum, accumulation, a schedule.

@@ -96,7 +96,8 @@ def check(
         finally:
             signal.alarm(0)
     assert len(told) > MUTANTS / 20
-    assert [line for line in told if path.name not in line or "\n" in line] == []
+    # What is wrong with sound files that say something impossible is told by the name of the data.
+    assert [line for line in told if not (path.name in line or "cifar100/" in line) or "\n" in line] == []
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -168,10 +169,10 @@ def exif() -> Image.Exif:
 
 
 def test_csv(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "b.png", "c.png", "d.png"):
         Image.new("L", (8, 8)).save(tmp_path / name)
     path = tmp_path / "labels.csv"
-    lines = ["file,labels,part", "a.png,red|square,train", 'b.png,"round",train', "a.png,red,test", "b.png,,test"]
+    lines = ["file,labels,part", "a.png,red|square,train", 'b.png,"round",train', "c.png,red,test", "d.png,,test"]
     path.write_text("\n".join(lines) + "\n")
     check(path, lambda: data.load(path))
 
@@ -213,6 +214,9 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
     for seed in range(MUTANTS):
         path.write_bytes(mutant(sound, np.random.default_rng(seed)))
         found = checkpoint.newest(tmp_path, told.append)
+        damaged = path.parent.with_name("000000-000002.damaged")
+        if damaged.exists():
+            damaged.rename(path.parent)
         assert found is not None
         # Whatever a damaged one was, what is used is what was written.
         np.testing.assert_array_equal(found.tensors["weight"], np.arange(12))

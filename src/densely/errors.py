@@ -28,6 +28,11 @@ class DataError(DenselyError):
     """Data that was found but cannot be used: damaged, empty, mislabelled, not an image."""
 
 
+def reason(error: BaseException) -> str:
+    """What another library's error says, on one line; its kind where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that is not in a registry, with the nearest names first.
 

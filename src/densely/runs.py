@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from densely.architecture import NetworkSpec, build
 from densely.cost import parameters
 from densely.data import Preprocessing
-from densely.errors import DataError, UsageError, from_validation
+from densely.errors import DataError, UsageError, from_validation, reason
 from densely.recipes import Recipe
 from densely.version import __version__
 
@@ -166,8 +166,11 @@ class Run:
     @property
     def preprocessing(self) -> Preprocessing:
         """What turns uint8 images into the model's input."""
-        with reading(self.folder / "inputs.json"):
+        path = self.folder / "inputs.json"
+        try:
             return Preprocessing.from_dict(self.inputs.preprocessing)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
 
     def model(self, weights: Weights = "final") -> keras.Model:
         """The trained network, from `(N, H, W, C)` preprocessed images to `(N, classes)` probabilities.
@@ -194,8 +197,7 @@ class Run:
                 warnings.simplefilter("error", UserWarning)
                 model.load_weights(path)
         except Exception as error:  # a hostile file can fail in any way
-            reason = str(error).strip().split("\n")[0][:200]
-            raise DataError(f"{path} is damaged or belongs to another network: {reason}") from None
+            raise DataError(f"{path} is damaged or belongs to another network: {reason(error)}") from None
         return model
 
     def __repr__(self) -> str:
@@ -235,7 +237,7 @@ def _check_claims(path: Path, count: int) -> None:
         with h5py.File(path, "r") as file:
             file.visititems(add)
     except Exception as error:  # a hostile file can fail in any way
-        raise DataError(f"{path} is damaged: {str(error).strip().splitlines()[0][:200]}") from None
+        raise DataError(f"{path} is damaged: {reason(error)}") from None
     # Keras writes four bytes a parameter, and compresses nothing.
     if declared > size or 4 * count > size:
         raise DataError(
@@ -256,7 +258,7 @@ def reading(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {([*str(error).splitlines(), type(error).__name__])[0]}") from None
+        raise DataError(f"{path} cannot be read: {reason(error)}") from None
 
 
 def name_for(data: str) -> str:

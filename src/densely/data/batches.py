@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densely.data.dataset import chunks
-from densely.errors import DataError, UsageError, unknown
+from densely.errors import DataError, UsageError, reason, unknown
 
 Kind = Literal["unit", "standardise"]
 
@@ -135,4 +135,4 @@ class Preprocessing:
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
-            raise DataError(f"The preprocessing cannot be read ({error}): write it again.") from error
+            raise DataError(f"The preprocessing cannot be read ({reason(error)}): write it again.") from error

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densely.data.dataset import Dataset, Parts
-from densely.errors import DataError, UsageError
+from densely.errors import DataError, UsageError, reason
 
 CIFAR10_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -195,7 +196,7 @@ def _from_archive(path: Path, folder: str, wanted: tuple[str, ...]) -> Iterator[
             while stream.read(2**20):  # to the very end, where gzip keeps its checksum
                 pass
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it and download it again.") from error
+        raise DataError(f"{path} is damaged ({reason(error)}): delete it and download it again.") from error
 
 
 class _Bounded(io.RawIOBase):
@@ -242,6 +243,19 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
 
+_FOREIGN = ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BYTEARRAY8")
+"""Operations of pickles that no CIFAR file has: other objects than a call makes, and memory by the word of the file."""
+
+
+def _check_operations(content: bytes) -> None:
+    """Before anything is built: that no operation is foreign, or claims a place in memory that the file cannot fill."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in _FOREIGN:
+            raise pickle.UnpicklingError(f"operation {operation.name}")
+        if operation.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError("more objects than bytes")
+
+
 def _reconstruct(kind: object, shape: object, code: object) -> NDArray[Any]:
     if (kind, shape) != ("numpy.ndarray", (0,)):
         raise pickle.UnpicklingError("an array of unusual kind")
@@ -264,11 +278,12 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 def _unpickle(content: bytes, where: str) -> dict[bytes, Any]:
     try:
+        _check_operations(content)
         value = _Unpickler(content, where).load()
     except DataError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        raise DataError(f"{where} is damaged ({error}): download it again.") from error
+        raise DataError(f"{where} is damaged ({reason(error)}): download it again.") from error
     if not isinstance(value, dict):
         raise DataError(f"{where} holds no table of fields and is not a CIFAR file: download it again.")
     return value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from densely.errors import DenselyError
+from densely.errors import DenselyError, reason
 
 Notify = Callable[[str], None]
 
@@ -83,7 +83,7 @@ def fetch(file: str, data_dir: str | Path, notify: Notify = to_stderr) -> Path:
             os.replace(got, target)
     except Exception as error:  # Keras raises bare Exception
         raise DenselyError(
-            f"{file} is not in {folder} and could not be downloaded from {remote.url} ({error}):"
+            f"{file} is not in {folder} and could not be downloaded from {remote.url} ({reason(error)}):"
             f" put it there yourself, or name the folder that has it by --data-dir or $DENSELY_DATA."
         ) from error
     return target

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from densely.errors import DataError, DenselyError, UsageError
+from densely.errors import DataError, DenselyError, UsageError, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,7 +105,7 @@ def _opened(file: str | Path | IO[bytes]) -> "Iterator[Image.Image]":
     except MemoryError:
         raise
     except Exception as error:  # decoders fail in many ways on a damaged file
-        raise DataError(f"{name} cannot be read as an image ({error}): replace or remove it.") from error
+        raise DataError(f"{name} cannot be read as an image ({reason(error)}): replace or remove it.") from error
 
 
 def _is_grey(image: "Image.Image") -> bool:

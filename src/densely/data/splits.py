@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from densely.data.dataset import Dataset, Parts
 from densely.data.iterative import deal
-from densely.errors import DataError, UsageError
+from densely.errors import DataError, UsageError, reason
 
 TEST_SEED = 0
 """Of every test part that is taken here: runs with different seeds are scored on the same images."""
@@ -137,7 +137,7 @@ class SplitRecord:
                 test=None if record.test is None else tuple(int(i) for i in record.test),
             )
         except (TypeError, ValueError) as error:
-            raise DataError(f"The record of the split cannot be read ({error}): write it again.") from error
+            raise DataError(f"The record of the split cannot be read ({reason(error)}): write it again.") from error
 
 
 def complete(

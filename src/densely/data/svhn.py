@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densely.data.dataset import Dataset, Parts
-from densely.errors import DataError, UsageError
+from densely.errors import DataError, UsageError, reason
 
 MOST = 600_000
 """Images a file may claim to hold; `extra_32x32.mat` has 531,131."""
@@ -62,7 +62,7 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     except DataError:
         raise
     except Exception as error:  # SciPy fails in many ways on a damaged file
-        raise DataError(f"{path} is damaged ({error}): delete it and download it again.") from error
+        raise DataError(f"{path} is damaged ({reason(error)}): delete it and download it again.") from error
     X, y = content.get("X"), content.get("y")
     if not isinstance(X, np.ndarray) or X.dtype != np.uint8 or X.shape != shape:
         raise DataError(no_images)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from densely.data import listings
 from densely.data.dataset import Parts
 from densely.data.listings import PART_NAMES, Listing, PartName, Progress
-from densely.errors import DataError, UsageError
+from densely.errors import DataError, UsageError, reason
 
 EXTENSIONS = (".csv", ".tsv")
 FILE_COLUMNS = ("file", "filename", "image", "path")
@@ -116,7 +116,7 @@ def _rows(table: Path) -> tuple[tuple[str, ...], list[Row]]:
             else:
                 rows.append(Row(place, dict(zip(columns, values, strict=True))))
     except csv.Error as error:
-        raise DataError(f"{table}, line {line} cannot be read ({error}): look at its quotes.") from error
+        raise DataError(f"{table}, line {line} cannot be read ({reason(error)}): look at its quotes.") from error
     if not rows:
         raise DataError(f"{table} names no images: add a line for each.")
     return columns, rows

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from densely.errors import DataError
+from densely.errors import DataError, reason
 from densely.runs import flush, write_whole
 
 _NAME = re.compile(r"\d{6,}-\d{6,}")
@@ -82,11 +82,11 @@ def save(run_folder: Path, checkpoint: Checkpoint) -> Path:
         raise
     except Exception as error:  # safetensors has an error of its own for a full disk
         _remove(aside)
-        reason = getattr(error, "strerror", None) or error
+        why = getattr(error, "strerror", None) or reason(error)
         kept = _names(root)
         left = f"{root / kept[-1]} is whole" if kept else "there was none before it"
         raise DataError(
-            f"The checkpoint {target} cannot be written: {reason}; {left}. Make room, then go on with the same command."
+            f"The checkpoint {target} cannot be written: {why}; {left}. Make room, then go on with the same command."
         ) from None
     names = _names(root)
     before = names[: names.index(target.name)][-1:]
@@ -108,7 +108,7 @@ def newest(run_folder: Path, notify: Callable[[str], object]) -> Checkpoint | No
         try:
             return _read(root / name)
         except (DataError, FileNotFoundError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            notify(f"The checkpoint {root / name} is damaged ({error}): going back to the one before it.")
+            notify(f"The checkpoint {root / name} is damaged ({reason(error)}): going back to the one before it.")
             _remove(root / f"{name}.damaged")
             (root / name).rename(root / f"{name}.damaged")
         except OSError as error:
@@ -135,7 +135,7 @@ def remove_all(run_folder: Path) -> None:
 
 def _read(folder: Path) -> Checkpoint:
     sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    if not {_TENSORS, _STATE} <= sums.keys() <= {_TENSORS, _STATE, _BEST}:
+    if not isinstance(sums, dict) or not {_TENSORS, _STATE} <= sums.keys() <= {_TENSORS, _STATE, _BEST}:
         raise DataError(f"{_MANIFEST} is not what was written")
     for name in sums:
         if _sum(folder / name) != sums[name]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from densely.errors import DataError, UsageError
+from densely.errors import DataError, UsageError, reason
 from densely.training.conductor import Conductor
 from densely.training.resume import checkpoint, state
 from densely.training.resume.checkpoint import Checkpoint
@@ -58,7 +58,7 @@ class Keeper(keras.callbacks.Callback):
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"The checkpoint in {self.conductor.run.folder} holds what no training of this version wrote "
-                f"({error}): choose another --out."
+                f"({reason(error)}): choose another --out."
             ) from None
         if self.start.step == 0:
             self.model.reset_metrics()  # what was put back are those of a validation

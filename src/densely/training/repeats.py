@@ -97,6 +97,7 @@ def repeat(
         raise UsageError(f"{'--seeds' if seeds is not None else '--folds'} must be at least 2, not {count}.")
     if folds is not None and tune:
         raise UsageError("--folds scores every image once already: leave --tune out.")
+    claim.check(options.get("resume", "auto"))
     asked = {"data": name_of(source), "seeds": seeds, "folds": folds, "seed": seed, **_plain(options)}
     with ExitStack() as held:
         folder = _claim(out, asked, options.get("resume", "auto"), held)

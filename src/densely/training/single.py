@@ -19,7 +19,7 @@ from densely.training.memory import memory_errors
 from densely.training.opening import open_run
 from densely.training.preparation import Prepared, prepare
 from densely.training.progress import ProgressBar
-from densely.training.resume import checkpoint, keeper
+from densely.training.resume import checkpoint, claim, keeper
 from densely.training.resume.checkpoint import Checkpoint
 from densely.training.resume.claim import Resume, claimed
 from densely.training.resume.interruption import Interrupted, StopSignals
@@ -90,6 +90,7 @@ def train(
     """
     console = console or Console()
     keeper.interval(save_every)
+    claim.check(resume)
     with StopSignals() as signals:
         prepared = prepare(
             source,

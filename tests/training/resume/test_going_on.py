@@ -322,3 +322,8 @@ def test_how_often_to_save_is_checked(every: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every so many steps"):
         train("digits", out=tmp_path / "run", save_every=every, **QUICK)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_resume_can_be_is_checked_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="auto or never, not 'sometimes'"):
+        train(tmp_path / "nowhere", resume="sometimes", **QUICK)

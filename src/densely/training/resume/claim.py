@@ -16,6 +16,16 @@ from densely.runs import RunConfig
 Resume = Literal["auto", "never"]
 
 
+def check(resume: str) -> None:
+    """Refuse a choice that there is not.
+
+    Raises:
+        UsageError: if it is neither `"auto"` nor `"never"`.
+    """
+    if resume not in ("auto", "never"):
+        raise UsageError(f"--resume is auto or never, not {resume!r}.")
+
+
 @contextlib.contextmanager
 def claimed(
     out: str | Path | None, config: RunConfig, fingerprints: Mapping[str, str], resume: Resume = "auto"
@@ -34,8 +44,6 @@ def claimed(
         DenselyError: if another process is training in it.
         DataError: if it cannot be created.
     """
-    if resume not in ("auto", "never"):
-        raise UsageError(f"--resume is auto or never, not {resume!r}.")
     with contextlib.ExitStack() as held:
         if out is not None:
             folder = Path(out)

@@ -209,11 +209,11 @@ def load(
             notify=lambda line: console.print(line, style="dim", markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
-    for line in parts.skipped[:SHOWN]:
-        console.print(f"skipped: {line}", markup=False, highlight=False, soft_wrap=True)
-    if len(parts.skipped) > SHOWN:
-        more = len(parts.skipped) - SHOWN
-        console.print(f"skipped: {more:,} more; a training lists all in its splits.json", highlight=False)
+    if parts.skipped:
+        told = [f"skipped, because they cannot be read: {len(parts.skipped):,}", *parts.skipped[:SHOWN]]
+        if len(parts.skipped) > SHOWN:
+            told.append(f"… and {len(parts.skipped) - SHOWN:,} more; a training lists all in its splits.json")
+        console.print("\n  ".join(told), markup=False, highlight=False, soft_wrap=True)
     return parts
 
 

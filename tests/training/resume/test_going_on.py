@@ -19,6 +19,7 @@ from rich.console import Console
 from densely.data import load
 from densely.errors import DataError, DenselyError, UsageError
 from densely.runs import Run
+from densely.training import single
 from densely.training.batches import Batches
 from densely.training.resume import checkpoint, state
 from densely.training.resume.claim import claimed, differences
@@ -199,6 +200,29 @@ def break_off(folder: str, **options: object) -> Path:
         Batches.__getitem__ = original
     assert (Path(folder) / "checkpoints").is_dir()
     return Path(folder)
+
+
+def test_a_signal_while_it_is_scored_ends_at_once_and_only_the_score_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = train("digits", out=tmp_path / "whole", **QUICK)
+    score = single.evaluate_held_out
+
+    def stopped(*args: object, **more: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*args, **more)
+
+    monkeypatch.setattr(single, "evaluate_held_out", stopped)
+    with pytest.raises(Interrupted) as caught:
+        train("digits", out=tmp_path / "run", **QUICK)
+    monkeypatch.undo()
+    assert caught.value.folder == tmp_path / "run"
+    assert caught.value.exit_code == 143
+    weights = (tmp_path / "run" / "final.weights.h5").stat().st_mtime_ns
+    run = train("digits", out=tmp_path / "run", **{**QUICK, "console": Console()})
+    assert "going on with it where it was to be scored" in capsys.readouterr().out
+    assert (tmp_path / "run" / "final.weights.h5").stat().st_mtime_ns == weights
+    assert run.metrics == expected.metrics
 
 
 def test_what_is_finished_is_handed_back(tmp_path: Path) -> None:

@@ -195,7 +195,8 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Interrupted; runs/digits-1 keeps" in output + errors
+    assert "densely: interrupted" in errors
+    assert "Go on with:  densely train digits --epochs 500 --model densenet-bc-16-8" in errors
     assert "Traceback" not in output + errors
     kept = {path.name for path in (tmp_path / "runs" / "digits-1").iterdir()}
     assert {"config.toml", "history.csv", "best.weights.h5"} <= kept

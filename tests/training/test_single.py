@@ -32,6 +32,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_run_folder_holds_what_it_promises(digits_run: Run) -> None:
     folder = digits_run.folder
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "config.toml",
         "environment.json",
         "inputs.json",
@@ -309,7 +310,7 @@ def test_a_saved_config_serves_other_data_and_networks(tmp_path: Path, monkeypat
 
 
 def test_a_training_that_diverges_says_what_to_lower(tmp_path: Path) -> None:
-    with pytest.raises(DenselyError, match=r"no longer a number in epoch \d+ .* lower --lr"):
+    with pytest.raises(DenselyError, match=r"no longer (a number|numbers) in epoch \d+, step \d+ .* lower --lr"):
         train("digits", model="densenet-bc-16-8", learning_rate=1e20, epochs=3, limit=200, out=tmp_path / "run",
               console=QUIET)  # fmt: skip
     assert not (tmp_path / "run" / "metrics.json").exists()

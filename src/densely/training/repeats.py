@@ -143,9 +143,9 @@ def _claim(out: str | Path | None, asked: dict[str, Any], resume: str, held: Exi
     if out is not None:
         folder = Path(out)
         claim.make(folder)
-        claim.lock(folder, held)
         if not claim.empty(folder) and (resume == "never" or _asked(folder) != asked):
             raise UsageError(f"{folder} already holds something else: choose another --out, or remove it first.")
+        claim.lock(folder, held)
     else:
         name = runs.name_for(asked["data"])
         for folder in reversed(runs.numbered(name)) if resume == "auto" else ():

@@ -48,6 +48,8 @@ def claimed(
         if out is not None:
             folder = Path(out)
             make(folder)
+            # Before the lock, which is a file too, and in it: another process may have begun between the two.
+            _check(folder, config, fingerprints, resume)
             lock(folder, held)
             _check(folder, config, fingerprints, resume)
         else:

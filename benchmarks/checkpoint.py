@@ -12,7 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import torch
 from interleave import machine
@@ -40,6 +39,8 @@ def main() -> None:
 
 def row(name: str, rounds: int, batch: int, folder: Path | None) -> str:
     """Median seconds of a step, of taking the state, of writing it; and the share of five minutes that both take."""
+    import keras  # after densely, which chooses the engine
+
     keras.utils.set_random_seed(0)
     model = densely.build(name)
     model.compile(optimizer=CoupledSGD(0.1), loss="sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -77,6 +77,7 @@ FAST = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_twice_with_muon_and_early_stop(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = dying(0, whole, FAST)
@@ -313,7 +314,7 @@ def test_a_loss_that_runs_away_in_the_last_step_is_told_too(tmp_path: Path) -> N
     ("limit", "what"),
     [
         (300_000, "checkpoint"),  # bytes a file may have: less than a checkpoint's tensors, more than everything else
-        (150_000, "weights"),
+        pytest.param(150_000, "weights", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_leaves_the_last_checkpoint_whole(

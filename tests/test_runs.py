@@ -117,29 +117,30 @@ def test_weights_that_claim_more_than_they_hold_are_refused(run: Run) -> None:
         run.model()
 
 
-@pytest.mark.parametrize("change", [{"growth_rate": 9000}, {"layers": [4000] * 3, "depth": None}])
-def test_a_config_of_a_giant_network_gets_no_memory(change: dict[str, object], run: Run) -> None:
+def change_network(run: Run, change: dict[str, object]) -> None:
+    """Write other values into the run's config, past its schema; `None` takes one out."""
     values = run.config.model_dump(mode="json", exclude_none=True)
     values["network"] = {k: v for k, v in {**values["network"], **change}.items() if v is not None}
     (run.folder / "config.toml").write_text(tomli_w.dumps(values))
+
+
+@pytest.mark.parametrize("change", [{"growth_rate": 9000}, {"layers": [4000] * 3, "depth": None}])
+def test_a_config_of_a_giant_network_gets_no_memory(change: dict[str, object], run: Run) -> None:
+    change_network(run, change)
     with pytest.raises(DataError, match="belongs to another network"):
         Run.open(run.folder).model()
 
 
 @pytest.mark.parametrize("change", [{"classes": 10**9}, {"input_shape": [10**6, 10**6, 1]}])
 def test_a_config_of_other_images_or_classes_than_the_inputs_is_refused(change: dict[str, object], run: Run) -> None:
-    values = run.config.model_dump(mode="json", exclude_none=True)
-    values["network"] |= change
-    (run.folder / "config.toml").write_text(tomli_w.dumps(values))
+    change_network(run, change)
     with pytest.raises(DataError, match=r"inputs\.json .* not those of config\.toml"):
         Run.open(run.folder)
 
 
 @pytest.mark.parametrize("change", [{"depth": 10**12}, {"layers": [10**9]}, {"growth_factor": 10**9}, {"code": "x"}])
 def test_a_config_beyond_the_schema_is_refused(change: dict[str, object], run: Run) -> None:
-    values = run.config.model_dump(mode="json", exclude_none=True)
-    values["network"] |= change
-    (run.folder / "config.toml").write_text(tomli_w.dumps(values))
+    change_network(run, change)
     with pytest.raises(DataError, match=rf"config\.toml: network\.{next(iter(change))}"):
         Run.open(run.folder)
 

@@ -542,8 +542,9 @@ def main() -> None:
             err.print("densely: interrupted.")
         raise
     except Exception as error:
-        # PyTorch has no exception of its own for it on the CPU.
-        if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)):
+        from densely.training.memory import ran_out
+
+        if ran_out(error):
             _end("Out of memory: try a smaller --batch-size or network.", 1)
         if os.environ.get("DENSELY_DEBUG"):
             raise

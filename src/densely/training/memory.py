@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from densely.errors import DenselyError
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there was no memory; on the CPU, PyTorch has no exception of its own for it."""
+    return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
+
+
 @contextmanager
 def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn what PyTorch and Python raise where memory runs out into a sentence that says what helps.
@@ -20,8 +25,7 @@ def memory_errors(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On the CPU, PyTorch has no exception of its own for it.
-        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+        if not ran_out(error):
             raise
         asked = re.search(r"tried to allocate (\d[\d.]* ?\w+)", str(error), re.IGNORECASE)
         more = f": {asked[1]} more were asked for" if asked else ""

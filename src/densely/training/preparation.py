@@ -166,9 +166,8 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
     parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
     parts, _ = complete(parts, _val_fraction(config.recipe, config.tune), config.seed)
     recorded = runs.read_fingerprints(run.folder)
-    for part in ("train", "val", "test"):
-        dataset = getattr(parts, part)
-        if dataset is not None and recorded.get(part) != dataset.fingerprint():
+    for part, fingerprint in parts.fingerprints().items():
+        if recorded.get(part) != fingerprint:
             raise DenselyError(
                 f"The {part} part of {config.data} is not the one that {run.folder} was trained with: "
                 "the data have changed since."

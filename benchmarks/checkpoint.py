@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure (default: the system's own)")
     given = parser.parse_args()
-    print(machine(torch.get_num_threads()))
+    print(machine(torch.get_num_threads(), "cpu"))
     print(f"{'network':22}{'parameters':>12}{'step':>10}{'take':>10}{'write':>10}{'size':>10}{'every 5 min':>13}")
     for name in given.networks:
         print(row(name, given.rounds, given.batch, given.folder), flush=True)

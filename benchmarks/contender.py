@@ -20,8 +20,12 @@ import numpy as np
 warnings.filterwarnings("ignore")
 
 
-def resident() -> int:
+def resident(device: str) -> int:
     """Bytes of memory in use now."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -30,6 +34,23 @@ def data(task: dict[str, Any], shape: tuple[Any, ...], classes: int) -> tuple[np
     rng = np.random.default_rng(task["seed"])
     count = task["batch"] * task["steps"]
     return rng.normal(size=(count, *shape)).astype("float32"), rng.integers(0, classes, count)
+
+
+def finish(device: str) -> None:
+    """Wait until everything asked for is done: a GPU works behind the program's back."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def memory(device: str, start: int) -> dict[str, int]:
+    """The peak, and what was in use before the first step: of the process, or on a GPU of PyTorch's allocator there."""
+    if device == "cuda":
+        import torch
+
+        return {"peak": torch.cuda.max_memory_allocated(), "start": start}
+    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "start": start}
 
 
 def keras_fit(task: dict[str, Any], fused: bool | None) -> Callable[[], None]:
@@ -64,19 +85,20 @@ def textbook(task: dict[str, Any], compiled: bool = False, memory_efficient: boo
     network = spec(task["network"], dropout=task["dropout"], **task["changes"])
     model: Any = DenseNet(network, memory_efficient)
     model.to(memory_format=torch.channels_last)
+    model.to(task["device"])
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, foreach=True)
     if compiled:
         model = torch.compile(model)
-    images, labels = data(task, network.input_shape, network.classes)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2)
-    y = torch.from_numpy(labels)
+    numbers, answers = data(task, network.input_shape, network.classes)
+    x, y = torch.from_numpy(numbers).permute(0, 3, 1, 2), torch.from_numpy(answers)
     half = task["dtype"] == "bfloat16"
 
     def run() -> None:
         for start in range(0, len(x), task["batch"]):
             batch = slice(start, start + task["batch"])
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss: Any = torch.nn.functional.cross_entropy(model(x[batch]).float(), y[batch])
+            images, labels = x[batch].to(task["device"]), y[batch].to(task["device"])
+            with torch.autocast(task["device"], torch.bfloat16, enabled=half):
+                loss: Any = torch.nn.functional.cross_entropy(model(images).float(), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -94,12 +116,12 @@ def block_alone(task: dict[str, Any], make: Callable[[int, int, Any], Any], chan
     network = spec(task["network"], dropout=task["dropout"], **task["changes"])
     channels, half = network.stem_width, task["dtype"] == "bfloat16"
     block = make(channels, task["layers"], network)
-    x = torch.randn(task["batch"], 32, 32, channels)
+    x = torch.randn(task["batch"], 32, 32, channels, device=task["device"])
     x = x.permute(0, 3, 1, 2) if not channels_last else x
 
     def run() -> None:
         for _ in range(task["steps"]):
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast(task["device"], torch.bfloat16, enabled=half):
                 y = block(x.requires_grad_())
             y.backward(torch.ones_like(y))
             x.grad = None
@@ -132,7 +154,7 @@ def textbook_block(memory_efficient: bool) -> Callable[[dict[str, Any]], Callabl
         block: Any = Block(channels, layers, network, memory_efficient)
         return block.to(memory_format=torch.channels_last)
 
-    return lambda task: block_alone(task, make, channels_last=False)
+    return lambda task: block_alone(task, lambda *given: make(*given).to(task["device"]), channels_last=False)
 
 
 #: One block alone; Keras's mixed precision is a policy, so it takes part in float32 only.
@@ -160,14 +182,16 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run = (BLOCKS if "layers" in task else CONTENDERS)[task["contender"]](task)
-    run_start = resident()
+    device = task["device"]
+    run_start = resident(device)
     for word in sys.stdin:
         if word.strip() == "go":
             began = time.perf_counter()
             run()
+            finish(device)
             answer: dict[str, float] = {"seconds": time.perf_counter() - began}
         else:
-            answer = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "start": run_start}
+            answer = {**memory(device, run_start)}
         print(json.dumps(answer), file=answers, flush=True)
 
 

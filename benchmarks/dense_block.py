@@ -25,10 +25,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    print(machine(options.threads))
+    print(machine(options.threads, options.device))
     changes = {"growth_rate": options.growth_rate, "bottleneck": not options.plain}
     for layers in options.depths:
         task = {
@@ -40,6 +41,7 @@ def main() -> None:
             "batch": options.batch,
             "steps": options.steps,
             "seed": options.seed,
+            "device": options.device,
         }
         results = race(options.contenders, task, rounds=options.rounds, warmups=1, threads=options.threads)
         kind = "plain" if options.plain else "bottleneck"

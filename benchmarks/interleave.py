@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from densely.runs import processor
 
 ENGINES = {"Keras on jax": "jax"}
@@ -55,7 +57,8 @@ class Process:
             env={
                 **os.environ,
                 "KERAS_BACKEND": ENGINES.get(task["contender"], "torch"),
-                "JAX_PLATFORMS": "cpu",
+                "KERAS_TORCH_DEVICE": task["device"],
+                "JAX_PLATFORMS": task["device"],
                 "OMP_NUM_THREADS": str(threads),
             },
         )
@@ -144,10 +147,11 @@ def table(results: dict[str, Result], images: int) -> str:
     return "\n".join(lines)
 
 
-def machine(threads: int) -> str:
-    """One line: processor, threads, versions."""
+def machine(threads: int, device: str) -> str:
+    """One line: processor or card, threads, versions."""
     versions = [f"Python {platform.python_version()}"]
     for package in ("torch", "keras", "jax", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{package} {metadata.version(package)}")
-    return f"{processor()}, {threads} threads, {', '.join(versions)}"
+    where = torch.cuda.get_device_name() if device == "cuda" else processor()
+    return f"{where}, {threads} threads, {', '.join(versions)}"

@@ -28,10 +28,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmups", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    print(machine(options.threads))
+    print(machine(options.threads, options.device))
     for network, depth, dtype, dropout in itertools.product(
         options.network, options.depth, options.dtype, options.dropout
     ):
@@ -43,6 +44,7 @@ def main() -> None:
             "batch": options.batch,
             "steps": options.steps,
             "seed": options.seed,
+            "device": options.device,
         }
         results = race(
             options.contenders, task, rounds=options.rounds, warmups=options.warmups, threads=options.threads

@@ -70,7 +70,7 @@ def compare(block: TextbookBlock, x: torch.Tensor, tolerance: float = 0.0, close
     assert ours.is_contiguous()
     close(ours, theirs, tolerance)
 
-    gradient = torch.randn(theirs.shape, dtype=x.dtype)
+    gradient = torch.randn(theirs.shape, dtype=x.dtype, device=x.device)
     ours.backward(gradient)
     theirs.backward(gradient.double())
     close(x.grad, x64.grad, tolerance)

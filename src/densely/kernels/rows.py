@@ -49,7 +49,8 @@ class Affine:
             return torch.addcmul(self.shift, rows, self.scale, out=out).relu_()
         if not rows.is_contiguous():
             rows = out.copy_(rows)
-        out = torch.nn.functional.batch_norm(rows, self.zero, self.one, self.scale, self.shift, False, 0.0, 0.0)
+        # Not nn.functional's, which refuses an epsilon of 0 in some releases; and not cuDNN's, which asks for 1e-5.
+        out = torch.batch_norm(rows, self.scale, self.shift, self.zero, self.one, False, 0.0, 0.0, False)
         if self.on_bits:
             out.view(torch.int16).clamp_min_(0)
             return out

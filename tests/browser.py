@@ -1,0 +1,53 @@
+"""A real browser for pages: Debian's Chromium, headless, driven by Playwright; a test that needs it skips without it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+PHONE, DESK = (390, 844), (1280, 900)
+"""Widths and heights of a window, in pixels."""
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@contextmanager
+def opened(target: str | Path, size: tuple[int, int] = DESK, dark: bool = False, own: str = "") -> Iterator[Page]:
+    """A page in a new window; afterwards nothing may have gone wrong in it, or been asked of anybody else.
+
+    Args:
+        target: an address, or a file.
+        size: of the window.
+        dark: whether the reader prefers dark pages.
+        own: how addresses begin that the page may ask for: those of its own server.
+    """
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium: install Debian's package chromium, or set CHROMIUM to the program")
+    address = target.resolve().as_uri() if isinstance(target, Path) else target
+    wrong: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+        page = browser.new_page(
+            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
+        )
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: wrong.append(request.url) if not allowed(request.url) else None)
+
+        def allowed(url: str) -> bool:
+            return url == address or url.startswith(("data:", "blob:")) or bool(own and url.startswith(own))
+
+        page.goto(address)
+        yield page
+        browser.close()
+    assert wrong == []
+
+
+def fits(page: Page) -> bool:
+    """Whether the page is no wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))

@@ -1,14 +1,16 @@
 """The run folder: what is in it, how it is written, how it is opened again.
 
-    config.toml          what was asked for, every default written out
-    environment.json     versions, machine, seed, revision: where it ran
-    inputs.json          class names, input shape, preprocessing: what `predict` needs besides the weights
-    splits.json          which image of the source went into which part
-    history.csv          one line an epoch
-    best.weights.h5      the weights of the epoch with the highest validation accuracy
-    final.weights.h5     the weights after the last epoch; these are scored
-    checkpoints/         while it trains: the whole state (`densely.training.resume.checkpoint`)
-    metrics.json         the scores, written last: a folder without it holds a training that did not finish
+    config.toml              what was asked for, every default written out
+    environment.json         versions, machine, seed, revision: where it ran
+    inputs.json              class names, input shape, preprocessing: what `predict` needs besides the weights
+    splits.json              which image of the source went into which part
+    history.csv              one line an epoch
+    best.weights.h5          the weights of the epoch with the highest validation accuracy
+    final.weights.h5         the weights after the last epoch; these are scored
+    checkpoints/             while it trains: the whole state (`densely.training.resume.checkpoint`)
+    predictions.safetensors  the final weights' probabilities for the validation and the test part
+    metrics.json             the scores, written last: a folder without it holds a training that did not finish
+    report.html              the run as a page, with its pictures in figures/ (`densely.report`)
 
 Whole files are written aside and renamed, so a reader never meets half a file.
 """
@@ -27,14 +29,17 @@ import subprocess
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from densely.architecture import NetworkSpec, build
 from densely.cost import parameters
@@ -155,6 +160,28 @@ class Run:
         metrics = self.metrics
         with reading(self.folder / "metrics.json"):
             return float(metrics["val" if self.config.tune else "test"]["accuracy"])
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """The final weights' probabilities: float32 `(N, classes)` of the parts that were scored, `val` and `test`.
+
+        Raises:
+            UsageError: if the training did not finish, or a version wrote it that kept none.
+            DataError: if the file is damaged.
+        """
+        path = self.folder / "predictions.safetensors"
+        if not path.is_file():
+            raise UsageError(f"{self.folder} holds no predictions: its training did not finish, or was an older one.")
+        metrics = self.metrics
+        with reading(path):
+            try:
+                found = {name: np.asarray(value) for name, value in load_file(path).items()}
+            except SafetensorError as error:
+                raise ValueError(str(error)) from None
+            for name, p in found.items():
+                expected = (metrics[name]["n"], len(self.inputs.class_names))
+                if p.shape != expected or p.dtype != np.float32 or not np.isfinite(p).all():
+                    raise ValueError(f"{name} is {p.dtype} {p.shape}, not finite float32 {expected}")
+        return found
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -339,6 +366,19 @@ def write_weights(path: Path, model: keras.Model) -> None:
     def write(aside: Path) -> None:
         model.save_weights(aside)
         _check_claims(aside, model.count_params())  # HDF5 may keep quiet about what it could not write
+
+    write_whole(path, write)
+
+
+def write_predictions(path: Path, predictions: Mapping[str, np.ndarray]) -> None:
+    """Write probabilities, whole."""
+    plain = {name: np.ascontiguousarray(p, dtype=np.float32) for name, p in predictions.items()}
+
+    def write(aside: Path) -> None:
+        try:
+            save_file(plain, aside)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from None
 
     write_whole(path, write)
 

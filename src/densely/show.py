@@ -7,21 +7,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from rich.console import Console
 
 from densely.data import Dataset, Parts, Preprocessing
 from densely.errors import UsageError
+from densely.pictures import FAINT, GAP, INK, PAPER, SMALL, TEXT, TITLE, cut, fitting, font, resized
 from densely.recipes import Recipe, choose
 from densely.training.batches import Batches
 from densely.training.preparation import complete, load, name_of, task_of
 
-SIDE, GAP, MARGIN, NAMES = 128, 6, 20, 200
-"""Pixels: longest side of a shown image, between images, around the picture, at most for the class names."""
-TITLE, TEXT, SMALL = 24, 16, 13
-"""Heights of letters, in pixels."""
-INK, PAPER, FAINT = "black", "white", "#666666"
-# Pillow's own font, the only one that is everywhere, has neither × nor α.
+SIDE, MARGIN, NAMES = 128, 20, 200
+"""Pixels: longest side of a shown image, around the picture, at most for the class names."""
 
 
 def preview(
@@ -74,20 +71,20 @@ def draw(
     if rows < 1 or variants < 1:
         raise UsageError(f"A picture of {rows} rows and {variants} variants is empty: ask for at least one of each.")
     preprocessing = Preprocessing.fit(train.images, recipe.preprocessing)
-    classes, shown = _chosen(train, rows, seed)
-    found = [_variant(shown, preprocessing, recipe, seed, epoch) for epoch in range(variants)]
+    classes, shown = one_a_class(train, rows, seed)
+    found = [seen_in_training(shown, preprocessing, recipe, seed, epoch) for epoch in range(variants)]
     columns = [shown.images, *(images for images, _ in found)]
     none: list[list[str]] = [[]] * len(shown)
     captions = [none] + [
         [_shares(row, train.class_names) for row in targets] if recipe.mixes else none for _, targets in found
     ]
 
-    cell_h, cell_w = _cell(*train.input_shape[:2])
+    cell_h, cell_w = fitting(*train.input_shape[:2], SIDE)
     step_h = cell_h + GAP + (2 * SMALL + GAP) * recipe.mixes
     # Columns of narrow images must still carry the words above the first one and below each.
     step_w = max(cell_w + GAP, SMALL * 5)
-    names = [_cut(train.class_names[label], TEXT, NAMES) for label in classes]
-    first = MARGIN + round(max(_font(TEXT).getlength(name) for name in names)) + 2 * GAP
+    names = [cut(train.class_names[label], TEXT, NAMES) for label in classes]
+    first = MARGIN + round(max(font(TEXT).getlength(name) for name in names)) + 2 * GAP
     total = max(first + len(columns) * step_w + 2 * GAP + MARGIN, 640)
     title = title or f"{train.source}, recipe {recipe.name}"
     words = _wrapped(f"What training sees: {describe(recipe)}. {_seen(train.input_shape)}", TEXT, total - 2 * MARGIN)
@@ -95,19 +92,19 @@ def draw(
     picture = Image.new("RGB", (total, top + SMALL + 2 * GAP + len(shown) * step_h + MARGIN), PAPER)
     pen = ImageDraw.Draw(picture)
 
-    pen.text((MARGIN, MARGIN), _cut(title, TITLE, total - 2 * MARGIN), INK, _font(TITLE))
+    pen.text((MARGIN, MARGIN), cut(title, TITLE, total - 2 * MARGIN), INK, font(TITLE))
     for i, line in enumerate(words):
-        pen.text((MARGIN, MARGIN + TITLE + 2 * GAP + i * (TEXT + GAP)), line, FAINT, _font(TEXT))
+        pen.text((MARGIN, MARGIN + TITLE + 2 * GAP + i * (TEXT + GAP)), line, FAINT, font(TEXT))
     lefts = [first + i * step_w + (2 * GAP if i else 0) for i in range(len(columns))]
-    pen.text((lefts[0], top), "as it is", FAINT, _font(SMALL))
-    pen.text((lefts[1], top), f"as training sees it, {variants} times (seed {seed})", FAINT, _font(SMALL))
+    pen.text((lefts[0], top), "as it is", FAINT, font(SMALL))
+    pen.text((lefts[1], top), f"as training sees it, {variants} times (seed {seed})", FAINT, font(SMALL))
     for row, name in enumerate(names):
         y = top + SMALL + 2 * GAP + row * step_h
-        pen.text((first - 2 * GAP, y + cell_h / 2), name, INK, _font(TEXT), anchor="rm")
+        pen.text((first - 2 * GAP, y + cell_h / 2), name, INK, font(TEXT), anchor="rm")
         for x, images, texts in zip(lefts, columns, captions, strict=True):
-            picture.paste(_enlarged(images[row], cell_h, cell_w), (x, y))
+            picture.paste(resized(images[row], cell_h, cell_w), (x, y))
             for i, text in enumerate(texts[row]):
-                pen.text((x, y + cell_h + 2 + i * SMALL), _cut(text, SMALL, step_w - GAP), FAINT, _font(SMALL))
+                pen.text((x, y + cell_h + 2 + i * SMALL), cut(text, SMALL, step_w - GAP), FAINT, font(SMALL))
     return picture
 
 
@@ -143,7 +140,7 @@ def _seen(input_shape: tuple[int, int, int]) -> str:
     return f"Images of {height}x{width}, {shown}."
 
 
-def _chosen(train: Dataset, rows: int, seed: int) -> tuple[list[int], Dataset]:
+def one_a_class(train: Dataset, rows: int, seed: int) -> tuple[list[int], Dataset]:
     """Classes, and one image of each by chance."""
     present = np.flatnonzero(train.class_counts())
     spread = np.linspace(0, len(present) - 1, min(rows, len(present))).astype(int)
@@ -153,7 +150,7 @@ def _chosen(train: Dataset, rows: int, seed: int) -> tuple[list[int], Dataset]:
     return classes, train.take([rng.choice(np.flatnonzero(labels[:, label])) for label in classes])
 
 
-def _variant(
+def seen_in_training(
     shown: Dataset, preprocessing: Preprocessing, recipe: Recipe, seed: int, epoch: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The one batch that a training on the shown images alone would see in an epoch, in their own order."""
@@ -170,45 +167,12 @@ def _shares(target: NDArray[np.float32], names: tuple[str, ...]) -> list[str]:
     return [f"{100 * target[i]:.0f} % {names[i]}" for i in largest]
 
 
-def _cell(height: int, width: int) -> tuple[int, int]:
-    """Size in which an image is shown: a whole multiple of a small one, a large one made smaller."""
-    longest = max(height, width)
-    if longest <= SIDE:
-        return height * (SIDE // longest), width * (SIDE // longest)
-    return max(1, height * SIDE // longest), max(1, width * SIDE // longest)
-
-
-def _enlarged(image: NDArray[np.uint8], height: int, width: int) -> Image.Image:
-    channels = image.shape[2]
-    if channels == 2:
-        image = np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8)
-    seen = Image.fromarray(image[..., :3] if channels > 2 else image[..., 0])
-    method = Image.Resampling.NEAREST if height >= image.shape[0] else Image.Resampling.LANCZOS
-    return seen.resize((width, height), method)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)
-
-
-def _cut(text: str, size: int, width: int) -> str:
-    """The text in one line, shortened with … where it is wider than `width` pixels."""
-    font = _font(size)
-    # A folder's name, or a table's label, may hold line breaks.
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
 def _wrapped(text: str, size: int, width: int) -> list[str]:
     """The text in lines of at most `width` pixels, as far as single words allow."""
-    font, lines = _font(size), [""]
+    letters, lines = font(size), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and letters.getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -93,6 +93,20 @@ def evaluate_held_out(
     """
     named = {name: part for name, part in (("val", val), ("test", test)) if part is not None}
     p = {name: probabilities(model, part.images, preprocessing, batch_size, views) for name, part in named.items()}
+    return held_out_scores(p, val=val, test=test)
+
+
+def held_out_scores(
+    p: Mapping[str, np.ndarray], *, val: Dataset | None, test: Dataset | None
+) -> dict[str, dict[str, Any]]:
+    """What `evaluate_held_out` gives, of probabilities that are known already.
+
+    Args:
+        p: `(N, classes)` of each part that there is, as `val` and as `test`.
+        val: the validation part, or `None`.
+        test: the test part, or `None` if it is not to be looked at.
+    """
+    named = {name: part for name, part in (("val", val), ("test", test)) if part is not None}
     found = {name: scores(p[name], part) for name, part in named.items()}
     if val is not None and test is not None:
         temperature = calibration.fit_temperature(p["val"], val)

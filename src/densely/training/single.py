@@ -10,7 +10,7 @@ from rich.console import Console
 
 from densely import architecture, runs
 from densely.data import Dataset, Parts
-from densely.evaluation import evaluate_held_out
+from densely.evaluation import held_out_scores, probabilities
 from densely.runs import Run, RunConfig
 from densely.training.batches import Batches
 from densely.training.conductor import Conductor
@@ -177,14 +177,20 @@ def _fit(
 
 
 def _score(run: Run, prepared: Prepared) -> None:
-    """Write `metrics.json`, from what the folder holds: read back, in float32 whatever the training computed in."""
+    """Write what the final weights say of the held-out parts, then its scores.
+
+    From what the folder holds: the weights are read back, and compute in float32 whatever the training computed in.
+    """
     parts, config = prepared.parts, prepared.config
-    metrics: dict[str, Any] = {"weights": "final", "test_seen_in_training": config.watches_test}
-    metrics |= evaluate_held_out(
-        run.model("final"),
-        prepared.preprocessing,
-        val=parts.val,
-        test=None if config.tune else parts.test,
-        views=config.recipe.views,
-    )
+    val, test = parts.val, None if config.tune else parts.test
+    model, views = run.model("final"), config.recipe.views
+    p = {
+        name: probabilities(model, part.images, prepared.preprocessing, views=views)
+        for name, part in (("val", val), ("test", test))
+        if part is not None
+    }
+    scores = held_out_scores(p, val=val, test=test)
+    runs.write_predictions(run.folder / "predictions.safetensors", p)
+    # The last of all files: where it is, the training has been scored.
+    metrics = {"weights": "final", "test_seen_in_training": config.watches_test, **scores}
     runs.write_json(run.folder / "metrics.json", metrics)

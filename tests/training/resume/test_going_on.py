@@ -207,13 +207,13 @@ def test_a_signal_while_it_is_scored_ends_at_once_and_only_the_score_is_made_up_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = train("digits", out=tmp_path / "whole", **QUICK)
-    score = single.evaluate_held_out
+    score = single.probabilities
 
     def stopped(*args: object, **more: object) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
         return score(*args, **more)
 
-    monkeypatch.setattr(single, "evaluate_held_out", stopped)
+    monkeypatch.setattr(single, "probabilities", stopped)
     with pytest.raises(Interrupted) as caught:
         train("digits", out=tmp_path / "run", **QUICK)
     monkeypatch.undo()

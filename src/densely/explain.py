@@ -86,7 +86,7 @@ def look(model: keras.Model, pixels: NDArray[np.float32], batch_size: int = 256)
     names = {layer.name for layer in model.layers}
     if not {FINAL, "logits"} <= names:
         raise UsageError(f"The model {model.name} has no layers {FINAL} and logits: it is not one of Densely's.")
-    inner = keras.Model(model.inputs, [model.get_layer(FINAL).output, model.get_layer("logits").output])
+    inner = keras.Model(model.input, [model.get_layer(FINAL).output, model.get_layer("logits").output])
     found = [
         [keras.ops.convert_to_numpy(output) for output in inner.predict_on_batch(pixels[i : i + batch_size])]
         for i in range(0, len(pixels), batch_size)
@@ -119,7 +119,7 @@ def grad_cam(
     maps_of = [item.name for item in model.layers if len(item.output.shape) == 4]
     if layer not in maps_of:
         raise unknown("layer", layer, maps_of)
-    inner = keras.Model(model.inputs, [model.get_layer(layer).output, model.get_layer("logits").output])
+    inner = keras.Model(model.input, [model.get_layer(layer).output, model.get_layer("logits").output])
     with torch.enable_grad():
         x: Any = keras.ops.convert_to_tensor(pixels)
         maps, logits = inner(x.requires_grad_(), training=False)

@@ -161,6 +161,7 @@ class Run:
         with reading(self.folder / "metrics.json"):
             return float(metrics["val" if self.config.tune else "test"]["accuracy"])
 
+    @property
     def predictions(self) -> dict[str, np.ndarray]:
         """The final weights' probabilities: float32 `(N, classes)` of the parts that were scored, `val` and `test`.
 

@@ -19,11 +19,9 @@ def show(scores: Mapping[str, Any], console: Console) -> None:
         console: where to.
     """
     if "exact_match" in scores:
-        rows, worst_by = _several_labels(scores), "average_precision"
-        title, mistakes = "Most missed and most invented", _wrong_answers(scores)
+        rows, worst_by, title = _several_labels(scores), "average_precision", "Most missed and most invented"
     else:
-        rows, worst_by = _one_label(scores), "recall"
-        title, mistakes = "Most frequent confusions", _confusions(scores)
+        rows, worst_by, title = _one_label(scores), "recall", "Most frequent confusions"
 
     whole = Table("score", "value", "")
     whole.columns[1].justify = "right"
@@ -31,10 +29,17 @@ def show(scores: Mapping[str, Any], console: Console) -> None:
         whole.add_row(*row)
     console.print(whole)
     console.print(_classes(scores["per_class"], worst_by))
-    if mistakes:
+    found = mistakes(scores)
+    if found:
         console.print(f"{title}:")
-    for count, what in sorted(mistakes, key=lambda mistake: -mistake[0])[:CONFUSIONS]:
+    for count, what in found[:CONFUSIONS]:
         console.print(f"  {what}: {count:,}", markup=False, highlight=False, soft_wrap=True)
+
+
+def mistakes(scores: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """What was taken for what, or of several labels what was missed and what invented: (count, words), most first."""
+    found = _wrong_answers(scores) if "exact_match" in scores else _confusions(scores)
+    return sorted(found, key=lambda mistake: -mistake[0])
 
 
 def _one_label(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,373 @@
+"""The report's figures, as Matplotlib draws them: for the page, and as PNG and SVG beside it for papers and slides."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+from matplotlib import rc_context, rcParamsDefault
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from numpy.typing import NDArray
+
+from densely import cost
+from densely.runs import write_whole
+
+if TYPE_CHECKING:
+    from densely.report.gathering import Findings
+    from densely.runs import Run
+
+INK, LINE, PAPER = "#20242b", "#d5d9df", "#ffffff"
+"""Of text, of grids, of the ground: on the page they become the page's own, light or dark."""
+TRAIN, VALIDATE, BEFORE, AFTER, MARK = "#3d7edb", "#e0770a", "#b3261e", "#2e8b57", "#3d7edb"
+"""Told apart by colour-blind readers too, and on light and dark ground alike."""
+BARS, NUMBERED, LABELLED = 25, 20, 120
+"""Most classes with a bar each, with numbers in the confusion matrix, with names beside it."""
+
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "grid.color": LINE,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+    "backend": "agg",
+}
+
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the report's style, whatever the user's own settings are."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **options: P.kwargs) -> Figure:
+        with rc_context({**rcParamsDefault, **STYLE}):  # type: ignore[dict-item]
+            return draw(*args, **options)
+
+    return drawn
+
+
+@styled
+def loss(run: Run) -> Figure:
+    """Loss of training and validation, epoch by epoch."""
+    return _curves(run, "loss", "loss (nats)", 1.0)
+
+
+@styled
+def accuracy(run: Run) -> Figure:
+    """Accuracy of training and validation, epoch by epoch, in percent."""
+    return _curves(run, "accuracy", "accuracy (%)", 100.0)
+
+
+@styled
+def learning_rate(run: Run) -> Figure:
+    """The learning rate at the end of each epoch."""
+    figure, axes = _axes(4.6, 1.7)
+    epochs = [row["epoch"] for row in run.history]
+    axes.plot(epochs, [row["learning_rate"] for row in run.history], color=INK, marker=_marker(len(epochs)))
+    axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    _whole_epochs(axes, epochs)
+    return figure
+
+
+@styled
+def confusion(findings: Findings) -> Figure:
+    """The confusion matrix, rows the truth; in many classes, those that are taken for one another stand together."""
+    counts = np.array(findings.scores["confusion_matrix"], dtype=float)
+    names, classes = findings.run.inputs.class_names, len(counts)
+    order = together(counts) if classes > NUMBERED else np.arange(classes)
+    counts = counts[np.ix_(order, order)]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.42 * classes + 1.6, 3.6, 7.5)) if classes <= NUMBERED else 11.0
+    figure, axes = _axes(side, side)
+    # Faint values must still be seen: most of a large matrix is nearly nothing.
+    cells = np.zeros((*share.shape, 4))
+    cells[..., :3] = np.array([61, 126, 219]) / 255
+    mistakes = share * (1 - np.eye(classes))
+    cells[..., 3] = np.sqrt(share)
+    cells[mistakes > 0, :3] = np.array([214, 69, 40]) / 255
+    axes.imshow(cells, interpolation="none", aspect="equal")
+    if classes <= NUMBERED:
+        for row, column in np.argwhere(counts > 0):
+            colour = "#fefefe" if cells[row, column, 3] > 0.6 else INK
+            axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    if classes <= LABELLED:
+        size = 9 if classes <= NUMBERED else max(4.0, 560 / classes / 1.2)
+        ticks = np.arange(classes)
+        labels = [shortened(names[i], 18) for i in order]
+        axes.set_xticks(ticks, labels, rotation=90, fontsize=size)
+        axes.set_yticks(ticks, labels, fontsize=size)
+        axes.tick_params(length=0)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.set(xlabel="what the network said", ylabel="what it was")
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=LINE)
+    return figure
+
+
+def together(counts: NDArray[np.float64]) -> NDArray[np.int64]:
+    """An order of classes in which those that are taken for one another are neighbours: average-linkage clustering."""
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    distance = 1 - np.minimum(1, (share + share.T) / 2)
+    np.fill_diagonal(distance, 0)
+    condensed = squareform(distance, checks=False)
+    return np.asarray(leaves_list(optimal_leaf_ordering(linkage(condensed, "average"), condensed)), dtype=np.int64)
+
+
+@styled
+def per_class(findings: Findings) -> Figure:
+    """A bar a class, the worst first: recall, or the average precision of several labels an image."""
+    score = "average_precision" if findings.held_out.multi_label else "recall"
+    rows = {n: row for n, row in findings.scores["per_class"].items() if row[score] is not None}
+    worst = sorted(rows, key=lambda n: (rows[n][score], n))[:BARS]
+    figure, axes = _axes(4.6, 0.75 + 0.23 * max(1, len(worst)))
+    values = [100 * rows[name][score] for name in worst]
+    axes.barh(range(len(worst)), values, color=MARK, height=0.7)
+    for y, value in enumerate(values):
+        axes.text(value + 1, y, f"{value:.1f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(worst)), [shortened(name, 22) for name in worst])
+    axes.set(xlim=(0, 112), xticks=[0, 25, 50, 75, 100], ylim=(len(worst) - 0.4, -0.6))
+    axes.set_xlabel(f"{score.replace('_', ' ')} (%)" + (f", the worst {BARS}" if len(rows) > BARS else ""))
+    axes.grid(axis="x", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+@styled
+def reliability(findings: Findings) -> Figure:
+    """Confidence against accuracy; how many answers there are of each confidence below."""
+    figure = Figure(figsize=(4.6, 4.4))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    _plain(above)
+    _plain(below)
+    above.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=":", label="as it should be")
+    groups = [("as trained", findings.scores["reliability"], BEFORE)]
+    if findings.reliability_after is not None:
+        groups.append(("with temperature", findings.reliability_after, AFTER))
+    width = 100 / len(findings.scores["reliability"])
+    for number, (label, bins, colour) in enumerate(groups):
+        told = [b for b in bins if b["count"]]
+        sizes = [8 + 60 * np.sqrt(b["count"] / sum(c["count"] for c in told)) for b in told]
+        x, y = [100 * b["confidence"] for b in told], [100 * b["accuracy"] for b in told]
+        above.plot(x, y, color=colour, lw=1.2, label=label)
+        above.scatter(x, y, s=sizes, color=colour, zorder=3)
+        lefts = [(i + 0.5 * number) * width for i in range(len(bins))]
+        below.bar(lefts, [b["count"] for b in bins], width / 2, align="edge", color=colour)
+    above.set(ylabel="right (%)", xlim=(0, 101), ylim=(0, 103))
+    above.legend(loc="upper left", fontsize=8)
+    below.set(xlabel="confidence (%)", ylabel="answers")
+    return figure
+
+
+@styled
+def balance(findings: Findings) -> Figure:
+    """Images of each class, by part."""
+    parts = {"train": findings.parts.train, "val": findings.parts.val, "test": findings.parts.test}
+    counts = {name: part.class_counts() for name, part in parts.items() if part is not None}
+    total = np.sum(list(counts.values()), axis=0)
+    order = np.argsort(-total, kind="stable")
+    cut = len(order) > BARS
+    names = findings.run.inputs.class_names
+    shown = [*order[: BARS // 2], *order[-(BARS - BARS // 2) :]] if cut else list(order)
+    figure, axes = _axes(4.6, 0.75 + 0.23 * len(shown))
+    left = np.zeros(len(shown))
+    colours = {"train": TRAIN, "val": VALIDATE, "test": AFTER}
+    for name, values in counts.items():
+        axes.barh(range(len(shown)), values[shown], left=left, color=colours[name], height=0.7, label=name)
+        left += values[shown]
+    axes.set_yticks(range(len(shown)), [shortened(names[i], 22) for i in shown])
+    axes.set(ylim=(len(shown) - 0.4, -0.6))
+    axes.set_xlabel("images" + (", the most and the least frequent classes" if cut else ""))
+    axes.grid(axis="x", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=8)
+    return figure
+
+
+@styled
+def network(run: Run) -> Figure:
+    """The network from image to classes: a box a stage, as high as its map, as wide as its channels."""
+    spec = run.config.network
+    found = cost.stages(spec)
+    height, width, channels = spec.input_shape
+    layers = iter(zip(spec.block_layers, spec.growth_rates, strict=True))
+    boxes = [("image", f"{height}×{width}×{channels}", "", LINE)]
+    for stage in found:
+        h, w, c = stage.shape
+        words, colour = f"{stage.parameters:,} parameters", LINE
+        if stage.name.startswith("dense_block"):
+            number, growth = next(layers)
+            kind = "bottleneck layers" if spec.bottleneck else "layers"
+            words, colour = f"{number} {kind}, each adds {growth} maps", TRAIN
+        elif stage.name.startswith("transition"):
+            words, colour = f"1×1 to {c} maps, then half the size", VALIDATE
+        elif stage.name == "classifier":
+            words, colour = "mean of each map, one linear layer", AFTER
+        elif stage.name == "stem":
+            words = {"cifar": "3×3", "imagenet": "7×7/2, pooling", "whitened": "whitening, 3×3/2"}[spec.stem]
+        size = f"{spec.classes} classes" if stage.name == "classifier" else f"{h}×{w}×{c}"
+        boxes.append((stage.name.replace("_", " "), size, words, colour))
+    figure, axes = _axes(4.6, 0.56 * len(boxes) + 0.1)
+    axes.set_axis_off()
+    axes.set(xlim=(0, 10), ylim=(len(boxes) * 1.0, -0.05))
+    for i, (name, size, words, colour) in enumerate(boxes):
+        axes.add_patch(
+            FancyBboxPatch(
+                (0.1, i + 0.08), 9.8, 0.62, boxstyle="round,pad=0,rounding_size=0.12", fc=(*_rgb(colour), 0.18),
+                ec=colour, lw=1.2, mutation_aspect=0.5,
+            )
+        )  # fmt: skip
+        axes.text(0.35, i + 0.27 if words else i + 0.39, name, va="center", fontsize=9, weight="bold")
+        axes.text(9.65, i + 0.39, size, va="center", ha="right", fontsize=9)
+        axes.text(0.35, i + 0.52, words, va="center", fontsize=7.5)
+        if i:
+            axes.annotate("", (5, i + 0.08), (5, i - 0.3), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.8})
+    return figure
+
+
+@styled
+def reuse(values: NDArray[np.float64], number: int, last: bool) -> Figure:
+    """What the readers of a dense block (across) read of each source (down): mean absolute weight."""
+    readers = len(values)
+    figure, axes = _axes(3.3, 3.3)
+    top = float(np.nanmax(values)) or 1.0
+    colours = np.zeros((*values.shape, 4))
+    known = ~np.isnan(values)
+    strength = np.where(known, values, 0) / top
+    low, high = np.array([61, 126, 219]), np.array([214, 39, 40])
+    colours[..., :3] = (low + (high - low) * strength[..., None]) / 255
+    colours[..., 3] = np.where(known, 0.12 + 0.88 * strength, 0)
+    axes.imshow(colours, interpolation="none")
+    step = max(1, readers // 8)
+    across = [str(i + 1) for i in range(readers - 1)] + ["classes" if last else "transition"]
+    down = ["input", *(str(i + 1) for i in range(readers - 1))]
+    chosen = sorted({*range(0, readers - 1, step)} - ({readers - 2} if step > 1 else set()) | {readers - 1})
+    axes.set_xticks(chosen, [across[i] for i in chosen], rotation=90 if readers > 5 else 0, fontsize=7.5)
+    rows = [*range(0, readers, step)]
+    axes.set_yticks(rows, [down[i] for i in rows], fontsize=7.5)
+    axes.tick_params(length=2)
+    axes.set(xlabel="reading layer", ylabel="source", title=f"Dense block {number}  (1 = {top:.3g})")
+    axes.add_patch(Rectangle((-0.5, -0.5), readers, readers, fill=False, ec=LINE, lw=0.8))
+    return figure
+
+
+def inline(figure: Figure, alt: str) -> str:
+    """A figure as SVG for the inside of a page: in the page's own colours, and told to readers who do not see it.
+
+    Args:
+        figure: to draw.
+        alt: what it shows, in words.
+    """
+    from markupsafe import escape
+
+    text = svg(figure, alt)
+    text = text[text.index("<svg") :]
+    # Matplotlib numbers its groups in each figure from 1, but a page may have an id once only.
+    text = re.sub(r' id="(?:figure|axes|patch|text|line2d|legend|xtick|ytick|Path|Poly|matplotlib\.)[^"]*"', "", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor").replace(LINE, "var(--line)").replace(PAPER, "none")
+    text = re.sub(r"font: ?([^;\"]*?)(\d+(?:\.\d+)?px) [^;\"]*", r"font: \1\2 var(--font)", text)
+    found = re.search(r'width="([\d.]+)pt"', text)
+    wide = round(float(found.group(1)) * 4 / 3) if found else 440
+    return re.sub(
+        r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>",
+        rf'<svg viewBox="\1" role="img" aria-label="{escape(alt)}" style="--wide:{wide}px">',
+        text,
+        count=1,
+    )
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """A figure as SVG, the same text for the same figure."""
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), io.StringIO() as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        return file.getvalue()
+
+
+def write(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as NAME.svg and NAME.png."""
+    folder.mkdir(exist_ok=True)
+    text = svg(figure, name)
+    write_whole(folder / f"{name}.svg", lambda aside: aside.write_text(text, encoding="utf-8"))
+    save: Callable[[Path], object] = lambda aside: figure.savefig(aside, format="png", dpi=200)  # noqa: E731
+    write_whole(folder / f"{name}.png", save)
+
+
+def shortened(text: str, most: int) -> str:
+    """A class's name in one line of at most so many letters, and not taken for mathematics by Matplotlib."""
+    text = " ".join(text.split())
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return text.replace("$", r"\$")
+
+
+def _curves(run: Run, name: str, label: str, scale: float) -> Figure:
+    figure, axes = _axes(4.6, 2.9)
+    epochs = [row["epoch"] for row in run.history]
+    watched = "test" if run.config.watches_test else "validation"
+    for key, colour, words in ((name, TRAIN, "training"), (f"val_{name}", VALIDATE, watched)):
+        rows = [row for row in run.history if key in row]
+        if rows:
+            marker = _marker(len(rows))
+            x, y = [row["epoch"] for row in rows], [scale * row[key] for row in rows]
+            axes.plot(x, y, color=colour, marker=marker, label=words, lw=1.6)
+    axes.set(xlabel="epoch", ylabel=label)
+    if name == "accuracy":
+        axes.set_ylim(top=101)
+    axes.grid(axis="y", lw=0.6)
+    axes.legend(fontsize=8)
+    _whole_epochs(axes, epochs)
+    return figure
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(axis="y", lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def _marker(points: int) -> str:
+    """A line of one point cannot be seen."""
+    return "o" if points == 1 else ""
+
+
+def _whole_epochs(axes: Any, epochs: list[float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if epochs:
+        axes.set_xlim(min(epochs[0], epochs[-1] - 1), max(epochs[-1], epochs[0] + 1))
+
+
+def _rgb(colour: str) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(colour)

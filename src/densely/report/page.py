@@ -1,0 +1,364 @@
+"""The report as one page that needs no other file: what was found, in words, figures and images."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from densely import runs, show
+from densely.data import Dataset
+from densely.evaluation import scorecard
+from densely.report import figures, images
+from densely.report.gathering import Findings, Shown
+from densely.runs import Run
+from densely.training.progress import clock
+from densely.version import __version__
+
+GRID, VARIANTS = 160, 7
+"""About so many images of the data are shown in all; of an augmented one so many variants."""
+
+SECTIONS = (
+    ("verdict", "Verdict"), ("learning", "Learning"), ("confusions", "Confusions"), ("mistakes", "Mistakes"),
+    ("looks", "What it looks at"), ("trust", "Trust"), ("second", "Second look"), ("network", "Network"),
+    ("data", "Data"), ("repeat", "Repeat"),
+)  # fmt: skip
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of this package's templates, with its style and script; what is no markup is escaped."""
+    environment = Environment(loader=PackageLoader("densely.report", ""), autoescape=True, undefined=StrictUndefined)
+    beside = Path(__file__).parent
+    style, script = (Markup((beside / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
+    return environment.get_template(template).render(style=style, script=script, version=__version__, **values)
+
+
+def draw_all(findings: Findings) -> dict[str, tuple[Any, str]]:
+    """Every figure of a report by its name, each with its words for readers who do not see it."""
+    run, scores = findings.run, findings.scores
+    last = findings.history[-1] if findings.history else {}
+    drawn = {
+        "loss": (figures.loss(run), _curve("Loss", last, "loss", 1, "")),
+        "accuracy": (figures.accuracy(run), _curve("Accuracy", last, "accuracy", 100, " %")),
+        "learning_rate": (figures.learning_rate(run), "Learning rate over the epochs"),
+        "per_class": (figures.per_class(findings), "A bar for each class, the worst first; the table below has all"),
+        "reliability": (
+            figures.reliability(findings),
+            f"Reliability diagram: share of right answers by confidence; expected calibration error "
+            f"{100 * scores['ece']:.1f} %",
+        ),
+        "network": (figures.network(run), f"The stages of {run.config.model} with the sizes of their maps"),
+        "balance": (figures.balance(findings), "Images of each class in the training, validation and test part"),
+    }
+    if "confusion_matrix" in scores:
+        drawn["confusion"] = (figures.confusion(findings), "Confusion matrix: rows the truth, columns the answer")
+    for number, values in enumerate(findings.reuse, start=1):
+        drawn[f"reuse_{number}"] = (
+            figures.reuse(values, number, number == len(findings.reuse)),
+            f"Mean absolute weight from every source to every reader in dense block {number}",
+        )
+    return drawn
+
+
+def page(findings: Findings, drawn: Mapping[str, tuple[Any, str]]) -> str:
+    """The whole page.
+
+    Args:
+        findings: what to tell.
+        drawn: from `draw_all`.
+    """
+    run, config = findings.run, findings.run.config
+    train, held_out = findings.parts.train, findings.held_out
+    part = "test" if findings.part == "test" else "validation"
+    order, history = runs.HistoryFile.columns, findings.history
+    mistakes = [_card(one, held_out.multi_label) for one in findings.mistakes]
+    calibration = findings.scores.get("calibration")
+    return render(
+        "report.html.j2",
+        title=f"{config.model} on {runs.name_for(config.data) if config.size else config.data}",
+        subtitle=f"{run.folder.name} · recipe {config.recipe.name} · seed {config.seed} · {_started(run)}",
+        sections=SECTIONS,
+        figures={name: {"svg": Markup(figures.inline(f, alt)), "alt": alt} for name, (f, alt) in drawn.items()},
+        multi_label=held_out.multi_label,
+        part_name=part,
+        **_verdict(findings, part),
+        words=_words(findings, part),
+        history={
+            "columns": [name.replace("_", " ") for name in order],
+            "rows": [[_cell(name, row.get(name)) for name in order] for row in history],
+        },
+        confused=[(count, what) for count, what in scorecard.mistakes(findings.scores)[:8]],
+        classes=_classes(findings.scores),
+        mistakes=mistakes,
+        mistake_classes=sorted({name for card in mistakes for name in card["classes"]}),
+        examples=[_card(one, held_out.multi_label, example=True) for one in findings.examples],
+        doubtful=[_card(one, held_out.multi_label) for one in findings.doubtful],
+        twins=[_card(one, held_out.multi_label, example=True) for one in findings.twins],
+        calibration=calibration,
+        trust=_trust(findings.scores),
+        reuse=[name for name in drawn if name.startswith("reuse_")],
+        hard=max(train.input_shape[:2]) <= 64,
+        augmented=_augmented(findings),
+        grid=_grid(train),
+        command=_command(run),
+        config=tomli_w.dumps(config.model_dump(exclude_none=True, mode="json")),
+        environment=_environment(run),
+    )
+
+
+def _verdict(findings: Findings, part: str) -> dict[str, Any]:
+    run, scores = findings.run, findings.scores
+    main = "mean_average_precision" if findings.held_out.multi_label else "accuracy"
+    value = scores[main]
+    if main == "accuracy":
+        low, high = scores["accuracy_ci95"]
+        of = (
+            f"of {scores['n']:,} {part} images named right; 95 % interval {100 * low:.1f} to {100 * high:.1f} %. "
+            f"{findings.wrong:,} wrong."
+        )
+        bars = [{"name": "this network", "value": value}]
+        if findings.paper is not None:
+            bars.append({"name": f"the paper ({findings.paper[0]}, one run)", "value": findings.paper[1]})
+        bars.append({"name": "the nearest 8×8 thumbnail's class", "value": findings.nearest})
+        bars.append({"name": "always the most frequent class", "value": findings.chance})
+    else:
+        of = f"mean average precision of {len(run.inputs.class_names)} labels on {scores['n']:,} {part} images"
+        bars = [
+            {"name": "mean average precision", "value": value},
+            {"name": "yes-or-no answers right", "value": scores["accuracy"]},
+            {"name": "images with every answer right", "value": scores["exact_match"]},
+        ]
+    seconds = findings.history[-1]["seconds"] * len(findings.history) if findings.history else 0
+    facts = [
+        ("network", run.config.model),
+        ("parameters", f"{findings.parameters:,}"),
+        ("trained on", f"{len(findings.parts.train):,} images"),
+        ("epochs", f"{len(findings.history)} in about {clock(seconds)}"),
+        ("loss", f"{scores['loss']:.4f} nats"),
+        ("calibration error", f"{100 * scores['ece']:.1f} %"),
+    ]
+    if scores.get("balanced_accuracy") is not None:
+        facts.insert(4, ("balanced accuracy", f"{100 * scores['balanced_accuracy']:.2f} %"))
+    if "top5_accuracy" in scores:
+        facts.insert(4, ("top-5 accuracy", f"{100 * scores['top5_accuracy']:.2f} %"))
+    warning = ""
+    if run.config.watches_test:
+        warning = "The test part was watched during training, as this recipe does: the score is no honest one."
+    elif run.config.tune:
+        warning = "Held-out training images were scored, to choose settings by; the test part was left alone."
+    return {
+        "score": "–" if value is None else f"{100 * value:.2f} %",
+        "of_what": of,
+        "bars": [bar for bar in bars if bar["value"] is not None],
+        "facts": facts,
+        "warning": warning,
+    }
+
+
+def _words(findings: Findings, part: str) -> dict[str, str]:
+    run, scores, train = findings.run, findings.scores, findings.parts.train
+    recipe, spec = run.config.recipe, run.config.network
+    n = "none" if not findings.wrong else f"{findings.wrong:,}"
+    best = ""
+    watched = [row for row in findings.history if "val_accuracy" in row]
+    if watched:
+        row = max(watched, key=lambda row: row["val_accuracy"])
+        best = f" The best validation accuracy was {100 * row['val_accuracy']:.2f} %, in epoch {row['epoch']:.0f}."
+    ended = f"The last of {len(findings.history)} epochs is scored."
+    if recipe.early_stop is not None:
+        ended = "The epoch that was best on the validation part is scored."
+    matrix = (
+        "Rows are the truth, columns the answer; blue is right, red a mistake, the stronger the more frequent."
+        if len(train.class_names) <= figures.NUMBERED
+        else "Rows are the truth, columns the answer; blue is right, red a mistake. Classes that are taken for one "
+        "another stand together. Scroll to read the names."
+    )
+    temperature = scores.get("calibration", {}).get("temperature")
+    trust = (
+        "A network that says 90 % should be right nine times in ten: then the points lie on the dotted line; below it, "
+        "it is too sure of itself."
+    )
+    if temperature is not None:
+        trust += (
+            f" A temperature of {temperature:.2f}, fitted on the validation part, divides every logit: no answer "
+            "changes, only how sure it is said to be."
+        )
+    return {
+        "learning": ended + best,
+        "confusions": f"Of {scores['n']:,} {part} images. "
+        + ("A label is seen where its probability is one half or more." if train.multi_label else matrix),
+        "mistakes": f"The {min(len(findings.mistakes), findings.wrong)} it was surest of, of {n}. Colour marks what "
+        "speaks for its answer: the stronger, the more. Choose one to see it large; the arrow keys lead on.",
+        "no_mistakes": f"There are none: every one of the {scores['n']:,} {part} images was named right.",
+        "looks": "Of each class the image it was surest of, with the exact class activation map: the last maps, "
+        "weighted as the classifier weighs them; their mean is the class's logit. No gradient, no approximation.",
+        "trust": trust,
+        "second": "Candidates for a person to judge, the likeliest first. Nothing here is proof, and nothing was "
+        "changed by it.",
+        "doubtful": f"{part.capitalize()} images of which the network is sure that they are something else, and whose "
+        "nearest neighbours in its features carry that other label too.",
+        "no_doubtful": "None: no image is held to be of another class both by the network and by its neighbours.",
+        "twins": f"Pairs whose {_thumbnail(train)} thumbnails, or mirror images, are nearly equal: "
+        f"{findings.twin_count:,} of {scores['n']:,}. If they are the same picture, the score is too good by so much. "
+        "Pictures with little in them (a plane in the sky) can look alike without being so.",
+        "no_twins": f"None: no {part} image has a {_thumbnail(train)} thumbnail nearly equal to a training image's.",
+        "network": f"{run.config.model}: {findings.parameters:,} trained parameters. Every layer of a dense block "
+        "reads the maps of all layers before it, and of the block's input.",
+        "reuse": "The mean absolute weight from each source to each reader, as in the paper's Figure 5: red, much "
+        "used; blue, little. A column is a layer, its last one what follows the block.",
+        "data": f"{_source(run)}: {len(train):,} images to train"
+        + "".join(
+            f", {len(dataset):,} to {word}"
+            for word, dataset in (("validate", findings.parts.val), ("test", findings.parts.test))
+            if dataset is not None
+        )
+        + f"; {train.classes} {'labels' if train.multi_label else 'classes'}, "
+        + "×".join(map(str, train.input_shape))
+        + ".",
+        "augmentation": f"The image as it is, then as it was trained on: {show.describe(recipe)}.",
+        "repeat": "The same seed on the same machine with the same number of threads gives the same bits. "
+        f"Dropout {spec.dropout:g}, seed {run.config.seed}.",
+    }
+
+
+def _card(one: Shown, multi_label: bool, example: bool = False) -> dict[str, Any]:
+    """One image of a gallery."""
+    truth, guess = ", ".join(one.truth) or "nothing", ", ".join(one.guess) or "nothing"
+    share = dict(one.top).get(one.of)
+    sure = f"{100 * share:.0f} %" if share is not None else ""
+    right = set(one.truth) == set(one.guess)
+    lines: list[dict[str, str] | None]
+    if example:
+        lines = [{"kind": "", "text": f"{guess} {sure}"}, {"kind": "faint", "text": one.note} if one.note else None]
+    else:
+        lines = [
+            {"kind": "good" if right else "bad", "text": f"{guess} {'' if multi_label else sure}"},
+            {"kind": "", "text": f"is {truth}"},
+            {"kind": "faint", "text": one.note} if one.note else None,
+        ]
+    return {
+        "image": images.address(one.image),
+        "hard": max(one.image.shape[:2]) <= 64,
+        "heat": images.heat(one.heat),
+        "beside": None if one.beside is None else images.address(one.beside),
+        "alt": f"image {one.index}: {truth}; the network says {guess}",
+        "lines": lines,
+        "classes": sorted({*one.truth, *one.guess}),
+        "told": {
+            "title": f"{truth}" if right else f"{guess}, but it is {truth}",
+            "note": f"image {one.index} of its part" + (f"; {one.note}" if one.note else ""),
+            "of": one.of,
+            "top": [(name, round(float(p), 4)) for name, p in one.top],
+        },
+    }
+
+
+def _classes(scores: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "average precision"}
+    present = [key for key in columns if key in next(iter(scores["per_class"].values()))]
+    rows = [
+        (name, [_percent(row[key]) for key in present] + [f"{row['support']:,}"])
+        for name, row in scores["per_class"].items()
+    ]
+    return {"columns": [*(columns[key] for key in present), "images"], "rows": rows}
+
+
+def _trust(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    after = scores.get("calibration")
+    return [
+        ("expected calibration error", _percent(scores["ece"]), _percent(after["ece_after"]) if after else ""),
+        ("loss (nats)", f"{scores['loss']:.4f}", f"{after['loss_after']:.4f}" if after else ""),
+    ]
+
+
+def _augmented(findings: Findings) -> list[dict[str, Any]]:
+    """A few training images, each as it is and as training saw it."""
+    train, recipe, seed = findings.parts.train, findings.run.config.recipe, findings.run.config.seed
+    classes, shown = show.one_a_class(train, 6, seed)
+    seen = [
+        show.seen_in_training(shown, findings.run.preprocessing, recipe, seed, epoch)[0] for epoch in range(VARIANTS)
+    ]
+    return [
+        {
+            "name": train.class_names[label],
+            "images": [images.address(shown.images[row]), *(images.address(found[row]) for found in seen)],
+        }
+        for row, label in enumerate(classes)
+    ]
+
+
+def _grid(train: Dataset) -> list[dict[str, Any]]:
+    each = max(1, min(10, GRID // train.classes))
+    rng = np.random.default_rng(0)
+    labels = train.labels if train.multi_label else train.labels[:, None] == np.arange(train.classes)
+    rows = []
+    for label in range(min(train.classes, GRID)):
+        chosen = rng.permutation(np.flatnonzero(labels[:, label]))[:each]
+        rows.append({"name": train.class_names[label], "images": [images.address(train.images[i]) for i in chosen]})
+    return rows
+
+
+def _command(run: Run) -> str:
+    """The command that made the run, and the one that makes it again from its config."""
+    argv = runs.read_json(run.folder / "environment.json").get("command") or []
+    made = ""
+    if argv and Path(str(argv[0])).stem in ("densely", "__main__"):
+        made = shlex.join(["densely", *map(str, argv[1:])]) + "\n"
+    return f"{made}densely train --config {shlex.quote(str(run.folder / 'config.toml'))}"
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    found = runs.read_json(run.folder / "environment.json")
+    flat: list[tuple[str, str]] = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            flat += [(f"{key}", str(inner)) for key, inner in value.items() if inner is not None]
+        elif name not in ("command", "resumed") and value is not None:
+            flat.append((name.replace("_", " "), str(value)))
+    if found.get("resumed"):
+        flat.append(("gone on after a break", f"{len(found['resumed'])} times"))
+    return flat
+
+
+def _started(run: Run) -> str:
+    return str(runs.read_json(run.folder / "environment.json").get("started", ""))[:10]
+
+
+def _source(run: Run) -> str:
+    config = run.config
+    return runs.name_for(config.data) if config.size else config.data
+
+
+def _thumbnail(train: Dataset) -> str:
+    from densely.report.suspects import thumbnail_shape
+
+    return "×".join(map(str, thumbnail_shape(*train.input_shape[:2])))
+
+
+def _curve(name: str, last: Mapping[str, float], key: str, scale: float, unit: str) -> str:
+    ends = [
+        f"{words} {scale * last[k]:.4g}{unit}"
+        for k, words in ((key, "training"), (f"val_{key}", "validation"))
+        if k in last
+    ]
+    return f"{name} over the epochs; at the end {', '.join(ends)}" if ends else f"{name} over the epochs"
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name == "epoch":
+        return f"{value:.0f}"
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    return f"{value:.3g}" if name == "learning_rate" else f"{value:.4f}" if "loss" in name else f"{value:.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"

@@ -185,6 +185,12 @@ def train(
         str, typer.Option(metavar="auto|never", help="Go on with this very training where it was broken off.")
     ] = "auto",
     save_every: Annotated[str, typer.Option(metavar="N|Nm", help="Steps, or minutes, between two checkpoints.")] = "5m",
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            "--report/--no-report", help="Write report.html at the end.", envvar="DENSELY_REPORT", show_default="yes"
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Train a DenseNet and score it once on images it never saw.
@@ -245,6 +251,7 @@ def train(
         "config": config,
         "resume": resume,
         "save_every": save_every,
+        "report": report,
         "console": out,
         **_given(settings),
     }
@@ -375,6 +382,78 @@ def predict(
 
 
 @app.command()
+def explain(
+    run_folder: RunFolder,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG, WebP or BMP file.")],
+    of: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Explain this class.", show_default="likeliest")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many classes to explain.")] = 3,
+    layer: Annotated[
+        str, typer.Option(help="final_relu: the exact map; dense_block_1, …: Grad-CAM of that layer.")
+    ] = "final_relu",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The picture, a PNG file.", show_default="IMAGE-explained.png")
+    ] = None,
+    weights: WeightsOption = "final",
+) -> None:
+    """Show where in an image the network sees its likeliest classes (class activation maps)."""
+    from densely.runs import Run, write_whole
+
+    target = Path(f"{image.stem}-explained.png") if out_file is None else out_file
+    _writable(target, ".png")
+    run = Run.open(run_folder)
+    chosen = _weights(weights)
+    from densely import explain as explaining
+
+    found = explaining.explain(run, image, of=of, layer=layer, top=top, weights=chosen)
+    write_whole(target, lambda aside: explaining.draw(found).save(aside, "PNG"))
+    for label, probability in zip(found.classes, found.probabilities, strict=True):
+        out.print(f"{100 * probability:6.2f} %  {label}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Picture        {target}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    run_folder: RunFolder,
+    out_file: Annotated[Path | None, typer.Option("--out", help="The page.", show_default="RUN/report.html")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a run's report again: one page with its story, its mistakes and what it looks at."""
+    from densely.runs import Run
+
+    if out_file is not None:
+        _writable(out_file, ".html")
+    run = Run.open(run_folder)
+    from densely import report as reporting
+
+    page = reporting.write(run, data_dir=data_dir, out=out_file)
+    out.print(f"Report         {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders, two or more.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The page.")] = Path("compare.html"),
+) -> None:
+    """Compare runs on one page: scores, curves, settings, and whether they really differ."""
+    from densely.runs import Run
+
+    _writable(out_file, ".html")
+    opened = [Run.open(folder) for folder in run_folders]
+    from densely.report import comparison
+
+    page = comparison.write(opened, out_file)
+    table = Table("run", "score", "", box=None)
+    for row in comparison.rows(opened):
+        interval = "" if row["low"] is None else f"95 % interval {100 * row['low']:.1f} to {100 * row['high']:.1f} %"
+        score = "–" if row["score"] is None else f"{100 * row['score']:.2f} %"
+        table.add_row(escape(row["name"]), score, interval)
+    out.print(table)
+    out.print(f"Page           {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def show(
     source: Annotated[str, typer.Argument(metavar="DATA", help="As `densely train` takes it.", show_default=False)],
     recipe: Annotated[str, typer.Option(help="How to train; `densely recipes` lists them.")] = "auto",
@@ -394,10 +473,7 @@ def show(
     """Draw what a recipe's augmentation makes of the images, before you train."""
     _known(recipe)
     target = Path(f"{Path(source).resolve().name}-{recipe}.png") if out_file is None else out_file
-    if target.suffix.lower() != ".png":
-        raise UsageError(f"The picture is a PNG: --out must end in .png, not {target.name!r}.")
-    if not target.parent.is_dir():
-        raise UsageError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
+    _writable(target, ".png")
     from densely.runs import write_whole
     from densely.show import preview
 
@@ -499,6 +575,14 @@ def _choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise UsageError(f"{option} must be one of {', '.join(choices)}, not {value!r}.")
     return value
+
+
+def _writable(target: Path, ending: str) -> None:
+    """Told before anything is computed: a file that could not be written."""
+    if target.suffix.lower() != ending:
+        raise UsageError(f"--out must end in {ending}, not {target.name!r}.")
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
 
 
 def _weights(value: str) -> Any:

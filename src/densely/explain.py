@@ -130,19 +130,20 @@ def grad_cam(
 
 
 def overlay(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A map as a layer of colour to lay over its image: clear where nothing speaks for the class, then red to yellow.
+    """A map as a layer of colour to lay over its image: clear where the least speaks for the class, then red to yellow.
 
     Args:
-        values: `(h, w)`; scaled so that its highest value is the strongest colour, and cut off at 0.
+        values: `(h, w)`; scaled from its lowest to its highest value. A map without differences stays clear.
 
     Returns:
         uint8 RGBA, `(h, w, 4)`.
     """
-    top = float(values.max())
-    strength = np.clip(values / top, 0, 1) if top > 0 else np.zeros_like(values)
-    low, high = np.array([214.0, 39.0, 40.0]), np.array([255.0, 221.0, 51.0])
-    colour = low + (high - low) * strength[..., None] ** 2
-    return np.dstack([colour, 190 * strength[..., None]]).round().astype(np.uint8)
+    low, high = float(values.min()), float(values.max())
+    strength = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    # The eye should find the strongest places, not a veil over the whole image.
+    strength = strength[..., None] ** 1.5
+    red, yellow = np.array([224.0, 36.0, 94.0]), np.array([255.0, 226.0, 40.0])
+    return np.dstack([red + (yellow - red) * strength, 165 * strength]).round().astype(np.uint8)
 
 
 def laid_over(image: NDArray[np.uint8], values: NDArray[np.float32], side: int = 256) -> Image.Image:

@@ -8,7 +8,7 @@
     best.weights.h5          the weights of the epoch with the highest validation accuracy
     final.weights.h5         the weights after the last epoch; these are scored
     checkpoints/             while it trains: the whole state (`densely.training.resume.checkpoint`)
-    predictions.safetensors  the final weights' probabilities for the validation and the test part
+    predictions.safetensors  the final weights' probabilities for the validation and the test part, and the labels
     metrics.json             the scores, written last: a folder without it holds a training that did not finish
     report.html              the run as a page, with its pictures in figures/ (`densely.report`)
 
@@ -163,7 +163,10 @@ class Run:
 
     @property
     def predictions(self) -> dict[str, np.ndarray]:
-        """The final weights' probabilities: float32 `(N, classes)` of the parts that were scored, `val` and `test`.
+        """What the final weights said of the parts that were scored.
+
+        Returns:
+            As `val` and `test` the probabilities, float32 `(N, classes)`; as `val_labels` and `test_labels` the truth.
 
         Raises:
             UsageError: if the training did not finish, or a version wrote it that kept none.
@@ -172,16 +175,18 @@ class Run:
         path = self.folder / "predictions.safetensors"
         if not path.is_file():
             raise UsageError(f"{self.folder} holds no predictions: its training did not finish, or was an older one.")
-        metrics = self.metrics
+        metrics, classes = self.metrics, len(self.inputs.class_names)
         with reading(path):
             try:
                 found = {name: np.asarray(value) for name, value in load_file(path).items()}
             except SafetensorError as error:
                 raise ValueError(str(error)) from None
-            for name, p in found.items():
-                expected = (metrics[name]["n"], len(self.inputs.class_names))
-                if p.shape != expected or p.dtype != np.float32 or not np.isfinite(p).all():
-                    raise ValueError(f"{name} is {p.dtype} {p.shape}, not finite float32 {expected}")
+            for name in found.keys() & {"val", "test"}:
+                n, p, labels = metrics[name]["n"], found[name], found[f"{name}_labels"]
+                if p.shape != (n, classes) or p.dtype != np.float32 or not np.isfinite(p).all():
+                    raise ValueError(f"{name} is {p.dtype} {p.shape}, not finite float32 {(n, classes)}")
+                if labels.shape != ((n, classes) if self.inputs.multi_label else (n,)):
+                    raise ValueError(f"{name}_labels is {labels.shape}, for {n} images")
         return found
 
     @property
@@ -233,7 +238,9 @@ class Run:
         scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
         with reading(self.folder / "metrics.json"):
             lines = [] if scores is None else self._score_lines(name, scores)
-        return "\n".join([*lines, f"Run folder     {self.folder}"])
+        page = self.folder / "report.html"
+        report = [f"Report         {page}"] if page.is_file() else []
+        return "\n".join([*lines, f"Run folder     {self.folder}", *report])
 
     def _score_lines(self, part: str, scores: dict[str, Any]) -> list[str]:
         seen = "; watched during training" if self.config.watches_test else ""
@@ -371,9 +378,10 @@ def write_weights(path: Path, model: keras.Model) -> None:
     write_whole(path, write)
 
 
-def write_predictions(path: Path, predictions: Mapping[str, np.ndarray]) -> None:
-    """Write probabilities, whole."""
-    plain = {name: np.ascontiguousarray(p, dtype=np.float32) for name, p in predictions.items()}
+def write_predictions(path: Path, p: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> None:
+    """Write the probabilities of each part and its labels, whole."""
+    plain = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in p.items()}
+    plain |= {f"{name}_labels": np.ascontiguousarray(values) for name, values in labels.items()}
 
     def write(aside: Path) -> None:
         try:

@@ -40,6 +40,7 @@ def test_the_run_folder_holds_what_it_promises(digits_run: Run) -> None:
         "history.csv",
         "best.weights.h5",
         "final.weights.h5",
+        "predictions.safetensors",
         "metrics.json",
     }
     config = tomllib.loads((folder / "config.toml").read_text())

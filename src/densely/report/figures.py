@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -26,6 +27,8 @@ INK, LINE, PAPER = "#20242b", "#d5d9df", "#ffffff"
 """Of text, of grids, of the ground: on the page they become the page's own, light or dark."""
 TRAIN, VALIDATE, BEFORE, AFTER, MARK = "#3d7edb", "#e0770a", "#b3261e", "#2e8b57", "#3d7edb"
 """Told apart by colour-blind readers too, and on light and dark ground alike."""
+SEVERAL = ("#3d7edb", "#e0770a", "#2e8b57", "#b3261e", "#8e5bc2", "#0f8f9c")
+"""Of several runs; more of them take dashed lines."""
 BARS, NUMBERED, LABELLED = 25, 20, 120
 """Most classes with a bar each, with numbers in the confusion matrix, with names beside it."""
 
@@ -85,6 +88,24 @@ def learning_rate(run: Run) -> Figure:
     axes.plot(epochs, [row["learning_rate"] for row in run.history], color=INK, marker=_marker(len(epochs)))
     axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     _whole_epochs(axes, epochs)
+    return figure
+
+
+@styled
+def overlaid(opened: Sequence[Run], names: Sequence[str], key: str, label: str, scale: float) -> Figure:
+    """One column of `history.csv` of several runs, a curve each."""
+    figure, axes = _axes(5.0, 3.2)
+    epochs: list[float] = []
+    for run, name, colour, line in zip(opened, names, cycle(SEVERAL), _lines(len(opened)), strict=False):
+        rows = [row for row in run.history if key in row]
+        if rows:
+            x, y = [row["epoch"] for row in rows], [scale * row[key] for row in rows]
+            epochs += x
+            axes.plot(x, y, color=colour, ls=line, marker=_marker(len(rows)), label=shortened(name, 28), lw=1.5)
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.grid(axis="y", lw=0.6)
+    axes.legend(fontsize=7.5)
+    _whole_epochs(axes, sorted(epochs))
     return figure
 
 
@@ -352,6 +373,10 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 def _plain(axes: Any) -> None:
     axes.grid(axis="y", lw=0.6)
     axes.set_axisbelow(True)
+
+
+def _lines(runs: int) -> list[str]:
+    return ["-" if i < len(SEVERAL) else "--" for i in range(runs)]
 
 
 def _marker(points: int) -> str:

@@ -134,12 +134,12 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
             {"name": "yes-or-no answers right", "value": scores["accuracy"]},
             {"name": "images with every answer right", "value": scores["exact_match"]},
         ]
-    seconds = findings.history[-1]["seconds"] * len(findings.history) if findings.history else 0
+    seconds = sum(row.get("seconds", 0) for row in findings.history)
     facts = [
         ("network", run.config.model),
         ("parameters", f"{findings.parameters:,}"),
         ("trained on", f"{len(findings.parts.train):,} images"),
-        ("epochs", f"{len(findings.history)} in about {clock(seconds)}"),
+        ("epochs", f"{len(findings.history)} in {clock(seconds)}"),
         ("loss", f"{scores['loss']:.4f} nats"),
         ("calibration error", f"{100 * scores['ece']:.1f} %"),
     ]
@@ -170,7 +170,8 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
     if watched:
         row = max(watched, key=lambda row: row["val_accuracy"])
         best = f" The best validation accuracy was {100 * row['val_accuracy']:.2f} %, in epoch {row['epoch']:.0f}."
-    ended = f"The last of {len(findings.history)} epochs is scored."
+    epochs = len(findings.history)
+    ended = f"The last of {epochs} epochs is scored." if epochs > 1 else "There was one epoch."
     if recipe.early_stop is not None:
         ended = "The epoch that was best on the validation part is scored."
     matrix = (
@@ -194,7 +195,7 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         "confusions": f"Of {scores['n']:,} {part} images. "
         + ("A label is seen where its probability is one half or more." if train.multi_label else matrix),
         "mistakes": f"The {min(len(findings.mistakes), findings.wrong)} it was surest of, of {n}. Colour marks what "
-        "speaks for its answer: the stronger, the more. Choose one to see it large; the arrow keys lead on.",
+        "speaks for its answer: yellow the most, clear the least. Choose one to see it large; the arrow keys lead on.",
         "no_mistakes": f"There are none: every one of the {scores['n']:,} {part} images was named right.",
         "looks": "Of each class the image it was surest of, with the exact class activation map: the last maps, "
         "weighted as the classifier weighs them; their mean is the class's logit. No gradient, no approximation.",
@@ -231,7 +232,7 @@ def _card(one: Shown, multi_label: bool, example: bool = False) -> dict[str, Any
     """One image of a gallery."""
     truth, guess = ", ".join(one.truth) or "nothing", ", ".join(one.guess) or "nothing"
     share = dict(one.top).get(one.of)
-    sure = f"{100 * share:.0f} %" if share is not None else ""
+    sure = f"{100 * share:.0f}\u00a0%" if share is not None else ""
     right = set(one.truth) == set(one.guess)
     lines: list[dict[str, str] | None]
     if example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from densely import architecture, runs
 from densely.data import Dataset, Parts
+from densely.errors import reason
 from densely.evaluation import held_out_scores, probabilities
 from densely.runs import Run, RunConfig
 from densely.training.batches import Batches
@@ -45,6 +47,7 @@ def train(
     config: str | Path | RunConfig | None = None,
     resume: Resume = "auto",
     save_every: int | str = SAVE_EVERY,
+    report: bool | None = None,
     console: Console | None = None,
     **settings: Any,
 ) -> Run:
@@ -76,6 +79,7 @@ def train(
         resume: `"auto"`: a training that was broken off goes on, to the very weights that it would have had, and one
             that is finished in `out` is handed back; `"never"`: only a folder that holds nothing will do.
         save_every: steps (`500`) or minutes (`"5m"`, the default) between two checkpoints.
+        report: write `report.html` at the end (default: yes, unless the environment variable `DENSELY_REPORT` is 0).
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
         **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
 
@@ -114,6 +118,8 @@ def train(
         with claimed(out, prepared.config, fingerprints, resume) as folder:
             if (folder / "metrics.json").is_file():
                 run = Run.open(folder)
+                if not (folder / "report.html").is_file():
+                    _report(run, prepared, report, console)
                 console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
                 return run
             try:
@@ -123,6 +129,7 @@ def train(
                         _fit(run, prepared, start, save_every, signals, console)
                     checkpoint.remove_all(folder)
                     _score(run, prepared)
+                _report(run, prepared, report, console)
             except Interrupted as stop:
                 raise Interrupted(stop.signal, folder, stop.where) from None
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
@@ -184,13 +191,24 @@ def _score(run: Run, prepared: Prepared) -> None:
     parts, config = prepared.parts, prepared.config
     val, test = parts.val, None if config.tune else parts.test
     model, views = run.model("final"), config.recipe.views
-    p = {
-        name: probabilities(model, part.images, prepared.preprocessing, views=views)
-        for name, part in (("val", val), ("test", test))
-        if part is not None
-    }
+    scored = {name: part for name, part in (("val", val), ("test", test)) if part is not None}
+    p = {name: probabilities(model, part.images, prepared.preprocessing, views=views) for name, part in scored.items()}
     scores = held_out_scores(p, val=val, test=test)
-    runs.write_predictions(run.folder / "predictions.safetensors", p)
+    labels = {name: part.labels for name, part in scored.items()}
+    runs.write_predictions(run.folder / "predictions.safetensors", p, labels)
     # The last of all files: where it is, the training has been scored.
     metrics = {"weights": "final", "test_seen_in_training": config.watches_test, **scores}
     runs.write_json(run.folder / "metrics.json", metrics)
+
+
+def _report(run: Run, prepared: Prepared, wanted: bool | None, console: Console) -> None:
+    """Write the page of a run that is scored; what goes wrong with it must not cost the training's own end."""
+    if not (os.environ.get("DENSELY_REPORT", "1") != "0" if wanted is None else wanted):
+        return
+    from densely import report
+
+    try:
+        report.write(run, prepared.parts)
+    except Exception as error:
+        told = f"no report: {reason(error)} (densely report {run.folder} tries again)"
+        console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -91,7 +91,7 @@ def broken_off(folder: Path) -> bool:
 
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
     """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
-    one, other = _flat(before.model_dump()), _flat(now.model_dump())
+    one, other = flat(before.model_dump()), flat(now.model_dump())
     return [f"{key}={one[key]!r}, not {other[key]!r}" for key in one if one[key] != other[key]]
 
 
@@ -149,11 +149,12 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
             raise DataError(f"The data have changed since {folder} was begun ({changed}): choose another --out.")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots in its keys: `recipe.epochs`."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,4 +1,4 @@
-"""A real browser for pages: Debian's Chromium, headless, driven by Playwright; a test that needs it skips without it."""
+"""A real browser for pages: Debian's Chromium, headless, driven by Playwright; a test that needs it skips without."""
 
 import os
 import shutil

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint audit bench install clean
+.PHONY: train test test-slow lint docs audit bench install clean
 
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
@@ -13,10 +13,15 @@ test: .venv/dev          ## the fast tests
 test-slow: .venv/dev     ## real training on CIFAR-10 and everything else that takes long
 	$(BIN)/python -m pytest -q -m slow
 
-lint: .venv/dev          ## style and types
+lint: .venv/dev          ## style, types, and the docs site without a warning
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
+
+docs: .venv/dev          ## the docs site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site: site/index.html"
 
 audit: .venv/dev         ## known weaknesses of the pinned versions, from the PyPI advisory database
 	$(BIN)/python -m pip install -q --disable-pip-version-check pip-audit
@@ -39,5 +44,5 @@ install: .venv/installed ## .venv with densely in it
 	@touch $@
 
 clean:                   ## remove the environment and all caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

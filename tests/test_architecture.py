@@ -158,6 +158,21 @@ def test_fan_out_initialisation_has_the_papers_spread() -> None:
     assert abs(kernel.mean()) < 0.01 * kernel.std() * 3
 
 
+def test_normalisation_and_classifier_start_as_in_the_paper_s_code() -> None:
+    model = build("densenet-bc-40-12")
+    block = model.get_layer("dense_block_2")
+    norms = [unit.norm for unit in (*block.bottlenecks, *block.convs, model.get_layer("transition_1").unit)]
+    for norm in (*norms, model.get_layer("final_norm")):
+        assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
+        assert (norm.gamma.numpy() == 1).all()
+        assert (norm.beta.numpy() == 0).all()
+    kernel, bias = (w.numpy() for w in model.get_layer("logits").weights)
+    largest = 1 / np.sqrt(len(kernel))
+    assert 0.97 * largest < np.abs(kernel).max() <= largest
+    assert abs(kernel.std() / (largest / np.sqrt(3)) - 1) < 0.1
+    assert (bias == 0).all()
+
+
 def test_no_two_convolutions_start_alike() -> None:
     keras.utils.set_random_seed(1)
     block = build("densenet-bc-16-8").get_layer("dense_block_1")

@@ -19,6 +19,8 @@ from densely.training.preparation import complete, load, name_of, task_of
 
 SIDE, MARGIN, NAMES = 128, 20, 200
 """Pixels: longest side of a shown image, around the picture, at most for the class names."""
+AS_IT_IS = "every image as it is"
+"""What there is to say of a recipe without augmentation."""
 
 
 def preview(
@@ -124,7 +126,7 @@ def describe(recipe: Recipe) -> str:
         recipe.mixup > 0 and recipe.cutmix > 0 and "or else",
         recipe.cutmix > 0 and f"a part of another image put in (CutMix, alpha {recipe.cutmix:g})",
     ]
-    return "; ".join(step for step in steps if step).replace("; or else; ", ", or else ") or "every image as it is"
+    return "; ".join(step for step in steps if step).replace("; or else; ", ", or else ") or AS_IT_IS
 
 
 def _pixels(count: int) -> str:

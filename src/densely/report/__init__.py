@@ -37,8 +37,8 @@ def write(run: Run, parts: Parts | None = None, *, data_dir: str | Path | None =
     target = run.folder / "report.html" if out is None else out
     findings = gathering.gather(run, parts, data_dir)
     drawn = page.draw_all(findings)
-    for name, (figure, _) in drawn.items():
-        figures.write(figure, target.parent / "figures", name)
+    for name, one in drawn.items():
+        figures.write(one, target.parent / "figures", name)
     text = page.page(findings, drawn)
     write_whole(target, lambda aside: aside.write_text(text, encoding="utf-8"))
     return target

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 
 from densely import cost, runs
 from densely.errors import DataError, UsageError
@@ -54,7 +53,9 @@ def write(opened: Sequence[Run], out: Path) -> Path:
     names = labels([run.folder for run in opened])
     found = rows(opened)
     drawn = {
-        key: (figures.overlaid(opened, names, key, label, scale), f"{label} of each run over the epochs")
+        key: figures.finished(
+            key, figures.overlaid(opened, names, key, label, scale), f"{label} of each run over the epochs"
+        )
         for key, label, scale in (
             ("loss", "training loss (nats)", 1.0),
             ("val_loss", "validation loss (nats)", 1.0),
@@ -71,12 +72,10 @@ def write(opened: Sequence[Run], out: Path) -> Path:
         differences=differences(opened, names),
         settings=settings(opened),
         names=names,
-        figures={
-            name: {"svg": Markup(figures.inline(figure, alt)), "alt": alt} for name, (figure, alt) in drawn.items()
-        },
+        figures=page.inlined(drawn),
     )
-    for name, (figure, _) in drawn.items():
-        figures.write(figure, out.with_name(f"{out.stem}-figures"), name)
+    for name, one in drawn.items():
+        figures.write(one, out.with_name(f"{out.stem}-figures"), name)
     write_whole(out, lambda aside: aside.write_text(text, encoding="utf-8"))
     return out
 

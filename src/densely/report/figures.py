@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import numpy as np
+from markupsafe import escape
 from matplotlib import rc_context, rcParamsDefault
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -134,7 +135,8 @@ def confusion(findings: Findings) -> Figure:
         size = 9 if classes <= NUMBERED else max(4.0, 560 / classes / 1.2)
         ticks = np.arange(classes)
         labels = [shortened(names[i], 18) for i in order]
-        axes.set_xticks(ticks, labels, rotation=90, fontsize=size)
+        upright = classes <= NUMBERED and max(map(len, labels)) <= 3
+        axes.set_xticks(ticks, labels, rotation=0 if upright else 90, fontsize=size)
         axes.set_yticks(ticks, labels, fontsize=size)
         axes.tick_params(length=0)
     else:
@@ -275,7 +277,7 @@ def network(run: Run) -> Figure:
 def reuse(values: NDArray[np.float64], number: int, last: bool) -> Figure:
     """What the readers of a dense block (across) read of each source (down): mean absolute weight."""
     readers = len(values)
-    figure, axes = _axes(3.3, 3.3)
+    figure, axes = _axes(2.9, 2.9)
     top = float(np.nanmax(values)) or 1.0
     colours = np.zeros((*values.shape, 4))
     known = ~np.isnan(values)
@@ -292,22 +294,37 @@ def reuse(values: NDArray[np.float64], number: int, last: bool) -> Figure:
     rows = [*range(0, readers, step)]
     axes.set_yticks(rows, [down[i] for i in rows], fontsize=7.5)
     axes.tick_params(length=2)
-    axes.set(xlabel="reading layer", ylabel="source", title=f"Dense block {number}  (1 = {top:.3g})")
+    axes.set(xlabel="reading layer", ylabel="source", title=f"Dense block {number}, strongest {top:.2g}")
     axes.add_patch(Rectangle((-0.5, -0.5), readers, readers, fill=False, ec=LINE, lw=0.8))
     return figure
 
 
-def inline(figure: Figure, alt: str) -> str:
-    """A figure as SVG for the inside of a page: in the page's own colours, and told to readers who do not see it.
+class Drawn(NamedTuple):
+    """A figure that is drawn.
 
-    Args:
-        figure: to draw.
-        alt: what it shows, in words.
+    Attributes:
+        figure: Matplotlib's.
+        svg: the whole SVG file, the same text for the same figure.
+        alt: what it shows, for readers who do not see it.
     """
-    from markupsafe import escape
 
-    text = svg(figure, alt)
-    text = text[text.index("<svg") :]
+    figure: Figure
+    svg: str
+    alt: str
+
+
+def finished(name: str, figure: Figure, alt: str) -> Drawn:
+    """Draw a figure once, for the page and for its file; `name` tells its parts from those of others on a page."""
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), io.StringIO() as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        text = file.getvalue()
+    figure.set_layout_engine("none")  # it is laid out now, and doing it again is most of the time of a drawing
+    return Drawn(figure, text, alt)
+
+
+def inline(drawn: Drawn) -> str:
+    """A figure as SVG for the inside of a page: in the page's own colours, and told to readers who do not see it."""
+    text = drawn.svg[drawn.svg.index("<svg") :]
     # Matplotlib numbers its groups in each figure from 1, but a page may have an id once only.
     text = re.sub(r' id="(?:figure|axes|patch|text|line2d|legend|xtick|ytick|Path|Poly|matplotlib\.)[^"]*"', "", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -317,26 +334,17 @@ def inline(figure: Figure, alt: str) -> str:
     wide = round(float(found.group(1)) * 4 / 3) if found else 440
     return re.sub(
         r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>",
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(alt)}" style="--wide:{wide}px">',
+        lambda tag: f'<svg viewBox="{tag[1]}" role="img" aria-label="{escape(drawn.alt)}" style="--wide:{wide}px">',
         text,
         count=1,
     )
 
 
-def svg(figure: Figure, salt: str) -> str:
-    """A figure as SVG, the same text for the same figure."""
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), io.StringIO() as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
-        return file.getvalue()
-
-
-def write(figure: Figure, folder: Path, name: str) -> None:
+def write(drawn: Drawn, folder: Path, name: str) -> None:
     """Write a figure as NAME.svg and NAME.png."""
     folder.mkdir(exist_ok=True)
-    text = svg(figure, name)
-    write_whole(folder / f"{name}.svg", lambda aside: aside.write_text(text, encoding="utf-8"))
-    save: Callable[[Path], object] = lambda aside: figure.savefig(aside, format="png", dpi=200)  # noqa: E731
-    write_whole(folder / f"{name}.png", save)
+    write_whole(folder / f"{name}.svg", lambda aside: aside.write_text(drawn.svg, encoding="utf-8"))
+    write_whole(folder / f"{name}.png", lambda aside: drawn.figure.savefig(aside, format="png", dpi=200))
 
 
 def shortened(text: str, most: int) -> str:

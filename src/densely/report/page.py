@@ -39,8 +39,8 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(style=style, script=script, version=__version__, **values)
 
 
-def draw_all(findings: Findings) -> dict[str, tuple[Any, str]]:
-    """Every figure of a report by its name, each with its words for readers who do not see it."""
+def draw_all(findings: Findings) -> dict[str, figures.Drawn]:
+    """Every figure of a report by its name."""
     run, scores = findings.run, findings.scores
     last = findings.history[-1] if findings.history else {}
     drawn = {
@@ -63,10 +63,10 @@ def draw_all(findings: Findings) -> dict[str, tuple[Any, str]]:
             figures.reuse(values, number, number == len(findings.reuse)),
             f"Mean absolute weight from every source to every reader in dense block {number}",
         )
-    return drawn
+    return {name: figures.finished(name, figure, alt) for name, (figure, alt) in drawn.items()}
 
 
-def page(findings: Findings, drawn: Mapping[str, tuple[Any, str]]) -> str:
+def page(findings: Findings, drawn: Mapping[str, figures.Drawn]) -> str:
     """The whole page.
 
     Args:
@@ -84,8 +84,9 @@ def page(findings: Findings, drawn: Mapping[str, tuple[Any, str]]) -> str:
         title=f"{config.model} on {runs.name_for(config.data) if config.size else config.data}",
         subtitle=f"{run.folder.name} · recipe {config.recipe.name} · seed {config.seed} · {_started(run)}",
         sections=SECTIONS,
-        figures={name: {"svg": Markup(figures.inline(f, alt)), "alt": alt} for name, (f, alt) in drawn.items()},
+        figures=inlined(drawn),
         multi_label=held_out.multi_label,
+        many=train.classes > figures.NUMBERED,
         part_name=part,
         **_verdict(findings, part),
         words=_words(findings, part),
@@ -110,6 +111,11 @@ def page(findings: Findings, drawn: Mapping[str, tuple[Any, str]]) -> str:
         config=tomli_w.dumps(config.model_dump(exclude_none=True, mode="json")),
         environment=_environment(run),
     )
+
+
+def inlined(drawn: Mapping[str, figures.Drawn]) -> dict[str, dict[str, Any]]:
+    """Figures as the templates take them."""
+    return {name: {"svg": Markup(figures.inline(one)), "alt": one.alt} for name, one in drawn.items()}
 
 
 def _verdict(findings: Findings, part: str) -> dict[str, Any]:
@@ -164,7 +170,6 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
 def _words(findings: Findings, part: str) -> dict[str, str]:
     run, scores, train = findings.run, findings.scores, findings.parts.train
     recipe, spec = run.config.recipe, run.config.network
-    n = "none" if not findings.wrong else f"{findings.wrong:,}"
     best = ""
     watched = [row for row in findings.history if "val_accuracy" in row]
     if watched:
@@ -194,7 +199,7 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         "learning": ended + best,
         "confusions": f"Of {scores['n']:,} {part} images. "
         + ("A label is seen where its probability is one half or more." if train.multi_label else matrix),
-        "mistakes": f"The {min(len(findings.mistakes), findings.wrong)} it was surest of, of {n}. Colour marks what "
+        "mistakes": f"{_of_all(len(findings.mistakes), findings.wrong)} Colour marks what "
         "speaks for its answer: yellow the most, clear the least. Choose one to see it large; the arrow keys lead on.",
         "no_mistakes": f"There are none: every one of the {scores['n']:,} {part} images was named right.",
         "looks": "Of each class the image it was surest of, with the exact class activation map: the last maps, "
@@ -222,10 +227,17 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         + f"; {train.classes} {'labels' if train.multi_label else 'classes'}, "
         + "×".join(map(str, train.input_shape))
         + ".",
-        "augmentation": f"The image as it is, then as it was trained on: {show.describe(recipe)}.",
+        "augmentation": "Every image as it is."
+        if show.describe(recipe) == show.AS_IT_IS
+        else f"The image as it is, then as it was trained on: {show.describe(recipe)}.",
         "repeat": "The same seed on the same machine with the same number of threads gives the same bits. "
         f"Dropout {spec.dropout:g}, seed {run.config.seed}.",
     }
+
+
+def _of_all(shown: int, wrong: int) -> str:
+    """Which of the mistakes are shown."""
+    return f"All {wrong:,}, the surest first." if shown == wrong else f"The {shown} it was surest of, of {wrong:,}."
 
 
 def _card(one: Shown, multi_label: bool, example: bool = False) -> dict[str, Any]:
@@ -281,6 +293,8 @@ def _trust(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _augmented(findings: Findings) -> list[dict[str, Any]]:
     """A few training images, each as it is and as training saw it."""
     train, recipe, seed = findings.parts.train, findings.run.config.recipe, findings.run.config.seed
+    if show.describe(recipe) == show.AS_IT_IS:
+        return []
     classes, shown = show.one_a_class(train, 6, seed)
     seen = [
         show.seen_in_training(shown, findings.run.preprocessing, recipe, seed, epoch)[0] for epoch in range(VARIANTS)

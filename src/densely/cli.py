@@ -185,6 +185,10 @@ def train(
         str, typer.Option(metavar="auto|never", help="Go on with this very training where it was broken off.")
     ] = "auto",
     save_every: Annotated[str, typer.Option(metavar="N|Nm", help="Steps, or minutes, between two checkpoints.")] = "5m",
+    live: Annotated[bool, typer.Option("--live", help="Serve a page, on this machine only, that follows it.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write an event file for TensorBoard into the run folder.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Train a DenseNet and score it once on images it never saw.
@@ -245,6 +249,8 @@ def train(
         "config": config,
         "resume": resume,
         "save_every": save_every,
+        "live": live,
+        "tensorboard": tensorboard,
         "console": out,
         **_given(settings),
     }

@@ -8,6 +8,7 @@
     best.weights.h5      the weights of the epoch with the highest validation accuracy
     final.weights.h5     the weights after the last epoch; these are scored
     checkpoints/         while it trains: the whole state (`densely.training.resume.checkpoint`)
+    tensorboard/         with `--tensorboard`: the history once more, as an event file
     metrics.json         the scores, written last: a folder without it holds a training that did not finish
 
 Whole files are written aside and renamed, so a reader never meets half a file.

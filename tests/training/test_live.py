@@ -4,6 +4,8 @@ import http.client
 import io
 import json
 import math
+import os
+import signal
 import socket
 import threading
 import time
@@ -23,6 +25,7 @@ from densely.training.batches import Batches
 from densely.training.live import followed, page
 from densely.training.live.page import LivePage
 from densely.training.repeats import repeat
+from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 TINY = {"model": "densenet-bc-16-8", "epochs": 2, "limit": 200, "batch_size": 32, "val_fraction": 0.2}
@@ -260,6 +263,32 @@ def test_what_ended_a_training_is_told_and_a_reader_waited_for(live_page: LivePa
         diverge()
     assert seen["phase"] == "stopped"
     assert seen["said"] == "The loss is no longer a number."
+
+
+def test_a_training_that_goes_on_tells_of_the_epochs_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, told, original, tell = 0, [], Batches.__getitem__, LivePage.tell
+
+    def stopped(self: Batches, step: int) -> object:
+        nonlocal made
+        made += self.training
+        if made == 8:  # in the second step of the second epoch, and never again
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, step)
+
+    def listening(self: LivePage, **changes: Any) -> None:
+        tell(self, **changes)
+        told.append(self.state)
+
+    monkeypatch.setattr(Batches, "__getitem__", stopped)
+    with pytest.raises(Interrupted, match="in epoch 2, after step 2"):
+        train("digits", out=tmp_path / "run", console=Console(quiet=True), **TINY)
+    monkeypatch.setattr(LivePage, "tell", listening)
+    train("digits", out=tmp_path / "run", live=True, console=Console(quiet=True), **TINY)
+    first, last = told[0], told[-1]
+    assert (first["epoch"], first["step"], first["steps"], len(first["history"])) == (2, 3, 5, 1)
+    assert 0 < first["seconds_left"] < math.inf
+    assert 0 < first["images_per_second"] < math.inf
+    assert (last["phase"], last["part"], len(last["history"])) == ("finished", "test", 2)
 
 
 def test_several_trainings_are_followed_one_after_the_other(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real browser for pages: Chromium, headless, driven by Playwright; a test that needs it skips without it."""
+"""A real browser for pages: Debian's Chromium, headless, driven by Playwright; without it, tests of pages skip."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def opened(target: str | Path, size: tuple[int, int] = DESK, dark: bool = False,
         page.goto(address)
         yield page
         browser.close()
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 def fits(page: Page) -> bool:

@@ -49,6 +49,17 @@ def test_train_prints_epochs_accuracy_and_folder(place: Path) -> None:
     assert last[1] == "Run folder     runs/digits-1"
 
 
+def test_train_can_be_watched(tmp_path: Path) -> None:
+    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--live", "--tensorboard"]
+    done = densely("train", "digits", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Live page      http://127\.0\.0\.1:\d+/$", done.stdout, re.MULTILINE)
+    assert list((tmp_path / "runs" / "digits-1" / "tensorboard").iterdir())
+    config = (tmp_path / "runs" / "digits-1" / "config.toml").read_text()
+    assert "live" not in config
+    assert "tensorboard" not in config
+
+
 def test_evaluate_gives_the_same_score(place: Path) -> None:
     recorded = json.loads((place / "runs" / "digits-1" / "metrics.json").read_text())["test"]
     done = densely("evaluate", "runs/digits-1", "--json", cwd=place)

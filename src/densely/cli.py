@@ -191,6 +191,10 @@ def train(
             "--report/--no-report", help="Write report.html at the end.", envvar="DENSELY_REPORT", show_default="yes"
         ),
     ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Serve a page, on this machine only, that follows it.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write an event file for TensorBoard into the run folder.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Train a DenseNet and score it once on images it never saw.
@@ -252,6 +256,8 @@ def train(
         "resume": resume,
         "save_every": save_every,
         "report": report,
+        "live": live,
+        "tensorboard": tensorboard,
         "console": out,
         **_given(settings),
     }

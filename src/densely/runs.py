@@ -8,6 +8,7 @@
     best.weights.h5          the weights of the epoch with the highest validation accuracy
     final.weights.h5         the weights after the last epoch; these are scored
     checkpoints/             while it trains: the whole state (`densely.training.resume.checkpoint`)
+    tensorboard/             with `--tensorboard`: the history once more, as an event file
     predictions.safetensors  the final weights' probabilities for the validation and the test part, and the labels
     metrics.json             the scores, written last: a folder without it holds a training that did not finish
     report.html              the run as a page, with its pictures in figures/ (`densely.report`)

@@ -167,5 +167,5 @@ def _asked(folder: Path) -> Any:
 
 def _plain(options: dict[str, Any]) -> dict[str, str]:
     """Options as they can be compared; those that change no result are left out."""
-    without = ("resume", "save_every", "data_dir", "report")
+    without = ("resume", "save_every", "live", "tensorboard", "report", "data_dir")
     return {key: str(value) for key, value in sorted(options.items()) if key not in without}

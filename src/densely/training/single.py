@@ -14,9 +14,13 @@ from densely.data import Dataset, Parts
 from densely.errors import reason
 from densely.evaluation import held_out_scores, probabilities
 from densely.runs import Run, RunConfig
+from densely.training import tensorboard as event_files
 from densely.training.batches import Batches
 from densely.training.conductor import Conductor
 from densely.training.determinism import same_bits
+from densely.training.live import followed
+from densely.training.live.follower import Follower
+from densely.training.live.page import LivePage
 from densely.training.memory import memory_errors
 from densely.training.opening import open_run
 from densely.training.preparation import Prepared, prepare
@@ -48,6 +52,8 @@ def train(
     resume: Resume = "auto",
     save_every: int | str = SAVE_EVERY,
     report: bool | None = None,
+    live: bool = False,
+    tensorboard: bool = False,
     console: Console | None = None,
     **settings: Any,
 ) -> Run:
@@ -80,6 +86,9 @@ def train(
             that is finished in `out` is handed back; `"never"`: only a folder that holds nothing will do.
         save_every: steps (`500`) or minutes (`"5m"`, the default) between two checkpoints.
         report: write `report.html` at the end (default: yes, unless the environment variable `DENSELY_REPORT` is 0).
+        live: serve a page on this machine that follows the training; its address is printed.
+        tensorboard: write an event file for TensorBoard into the run folder, one point an epoch; needs the extra
+            `densely[tensorboard]`.
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
         **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
 
@@ -95,6 +104,8 @@ def train(
     console = console or Console()
     keeper.interval(save_every)
     claim.check(resume)
+    if tensorboard:
+        event_files.check()
     with StopSignals() as signals:
         prepared = prepare(
             source,
@@ -124,9 +135,11 @@ def train(
                 return run
             try:
                 run, start = open_run(folder, prepared, fingerprints, console)
-                with same_bits(prepared.config.deterministic):
+                with followed(run, live, console) as page, same_bits(prepared.config.deterministic):
                     if not (folder / "final.weights.h5").is_file():
-                        _fit(run, prepared, start, save_every, signals, console)
+                        _fit(run, prepared, start, save_every, signals, console, page, tensorboard)
+                    elif tensorboard:
+                        event_files.write(folder, run.history)
                     checkpoint.remove_all(folder)
                     _score(run, prepared)
                 _report(run, prepared, report, console)
@@ -143,6 +156,8 @@ def _fit(
     save_every: int | str,
     signals: StopSignals,
     console: Console,
+    page: LivePage | None,
+    tensorboard: bool,
 ) -> None:
     """Train from the start, or from a checkpoint, to `final.weights.h5`."""
     parts, chosen = prepared.parts, prepared.config.recipe
@@ -151,9 +166,11 @@ def _fit(
     watched = parts.test if prepared.config.watches_test else parts.val
     conductor = Conductor(run, prepared.network, batches)
     bar = ProgressBar(console)
+    events = [event_files.TensorBoard(conductor)] if tensorboard else []
+    followers = [Follower(page, conductor)] if page is not None else []
     callbacks = keras.callbacks.CallbackList(
-        # In this order: the keeper writes down what the conductor has done, and ends what the bar has shown.
-        [conductor, bar, Keeper(conductor, save_every, signals, start)],
+        # In this order: the keeper writes down what the conductor has done, and ends what the others have shown.
+        [conductor, bar, *events, *followers, Keeper(conductor, save_every, signals, start)],
         add_history=True,
         model=prepared.model,
         epochs=chosen.epochs,
@@ -179,6 +196,8 @@ def _fit(
                     )
     finally:
         bar.close()
+        for file in events:
+            file.close()
     if signals.received is not None:
         raise Interrupted(signals.received, run.folder, "after the last epoch")
 

@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def digit(tmp_path: Path) -> Path:
     path = tmp_path / "a.png"
-    Image.fromarray((densely.load("digits").test.images[0][..., 0])).save(path)
+    Image.fromarray(densely.load("digits").test.images[0][..., 0]).save(path)
     return path
 
 

@@ -6,6 +6,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
@@ -63,7 +64,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **options: P.kwargs) -> Figure:
-        with rc_context({**rcParamsDefault, **STYLE}):  # type: ignore[dict-item]
+        with _style():
             return draw(*args, **options)
 
     return drawn
@@ -315,7 +316,8 @@ class Drawn(NamedTuple):
 
 def finished(name: str, figure: Figure, alt: str) -> Drawn:
     """Draw a figure once, for the page and for its file; `name` tells its parts from those of others on a page."""
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), io.StringIO() as file:
+    # Ticks are made only now, in the style of now.
+    with _style(**{"svg.hashsalt": name}), io.StringIO() as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
         text = file.getvalue()
     figure.set_layout_engine("none")  # it is laid out now, and doing it again is most of the time of a drawing
@@ -344,7 +346,8 @@ def write(drawn: Drawn, folder: Path, name: str) -> None:
     """Write a figure as NAME.svg and NAME.png."""
     folder.mkdir(exist_ok=True)
     write_whole(folder / f"{name}.svg", lambda aside: aside.write_text(drawn.svg, encoding="utf-8"))
-    write_whole(folder / f"{name}.png", lambda aside: drawn.figure.savefig(aside, format="png", dpi=200))
+    with _style():
+        write_whole(folder / f"{name}.png", lambda aside: drawn.figure.savefig(aside, format="png", dpi=200))
 
 
 def shortened(text: str, most: int) -> str:
@@ -352,6 +355,10 @@ def shortened(text: str, most: int) -> str:
     text = " ".join(text.split())
     text = text if len(text) <= most else text[: most - 1] + "…"
     return text.replace("$", r"\$")
+
+
+def _style(**more: Any) -> AbstractContextManager[None]:
+    return rc_context({**rcParamsDefault, **STYLE, **more})  # type: ignore[dict-item]
 
 
 def _curves(run: Run, name: str, label: str, scale: float) -> Figure:

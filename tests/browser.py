@@ -1,4 +1,4 @@
-"""A real browser for pages: Debian's Chromium, headless, driven by Playwright; a test that needs it skips without it."""
+"""A real browser for pages: Debian's Chromium, headless, driven by Playwright; tests that need it skip without it."""
 
 import os
 import shutil

@@ -81,6 +81,7 @@ _MODULES = (
     "architecture",
     "cost",
     "data",
+    "display",
     "evaluation",
     "kernels",
     "layers",

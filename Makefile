@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint audit bench install clean
+.PHONY: train test test-slow lint notebook audit bench install clean
 
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
@@ -17,6 +17,9 @@ lint: .venv/dev          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebook: .venv/dev      ## run the walk-through again, and write it with its outputs
+	$(BIN)/python tests/kernel.py notebooks/densenet.ipynb
 
 audit: .venv/dev         ## known weaknesses of the pinned versions, from the PyPI advisory database
 	$(BIN)/python -m pip install -q --disable-pip-version-check pip-audit

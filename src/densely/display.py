@@ -25,7 +25,7 @@ TRAIN, VALIDATE = "#4c8bd0", "#f08a24"
 #: At most so many class names are shown.
 NAMES = 12
 #: Size of one chart, and what its numbers take of it, in pixels.
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 250, 130, 42, 18, 18
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 260, 130, 50, 18, 18
 
 _FAINT = "opacity: .65"
 _BOX = "border: 1px solid; border-color: color-mix(in srgb, currentColor 45%, transparent); border-radius: 5px"
@@ -52,7 +52,8 @@ def card(run: Run) -> str:
     names = ", ".join(run.inputs.class_names[:NAMES]) + (", …" if len(run.inputs.class_names) > NAMES else "")
     facts = {
         "Data": f"{config.data}: {height}×{width}×{channels}, {config.network.classes} classes ({names})",
-        "Network": f"{config.model}: {parameters(config.network):,} parameters",
+        "Network": f"{config.model}: {' + '.join(map(str, config.network.block_layers))} layers, "
+        f"k = {config.network.growth_rate}; {parameters(config.network):,} trainable parameters",
         "Recipe": f"{recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
         f"learning rate {recipe.learning_rate:g}, seed {config.seed}",
         "Folder": str(run.folder),

@@ -161,6 +161,6 @@ def table(rows: list[Mapping[str, str]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = "".join("<tr>" + "".join(f"<td>{escape(row.get(n, ''))}</td>" for n in names) + "</tr>" for row in rows)
     return (
-        '<div style="max-height: 24em; overflow: auto"><table>'
+        '<div style="max-height: 34em; overflow: auto"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -43,6 +43,7 @@ def executed(notebook: nbformat.NotebookNode, folder: Path, seconds: int = 180) 
             timeout=seconds,
             kernel_name="python3",
             record_timing=False,  # times of day are noise in a committed file
+            coalesce_streams=True,  # one output however the kernel cut what was printed
             resources={"metadata": {"path": str(folder)}},
         )
         run: nbformat.NotebookNode = client.execute(env=environment)

@@ -17,7 +17,7 @@ from densely.data.dataset import chunks
 from densely.errors import DenselyError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run, RunConfig
-from densely.training.live import live
+from densely.training.bars import live
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD, Muon
 from densely.training.precision import computing_in, resolved

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from densely.training.live import Live, live
+from densely.training.bars import Live, live
 
 
 def clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from kernel import executed, of, text
 from rich.console import Console
 
 from densely.training import live
-from densely.training.live import InLog, InNotebook, InTerminal
+from densely.training.bars import InLog, InNotebook, InTerminal
 
 FIT = """
 import densely

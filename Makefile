@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint docs audit bench install clean
+.PHONY: train test test-slow lint docs notebook audit bench install clean
 
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
@@ -22,6 +22,9 @@ lint: .venv/dev          ## style, types, and the docs site without a warning
 docs: .venv/dev          ## the docs site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The site: site/index.html"
+
+notebook: .venv/dev      ## run the walk-through again, and write it with its outputs
+	$(BIN)/python tests/kernel.py notebooks/densenet.ipynb
 
 audit: .venv/dev         ## known weaknesses of the pinned versions, from the PyPI advisory database
 	$(BIN)/python -m pip install -q --disable-pip-version-check pip-audit

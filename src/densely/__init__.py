@@ -81,6 +81,7 @@ _MODULES = (
     "architecture",
     "cost",
     "data",
+    "display",
     "evaluation",
     "explain",
     "kernels",

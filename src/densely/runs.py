@@ -235,28 +235,41 @@ class Run:
         return model
 
     def __repr__(self) -> str:
+        scores = [f"{name:<15}{value}  ({note})" for name, value, note in self.scored()]
+        page = self.folder / "report.html"
+        report = [f"Report         {page}"] if page.is_file() else []
+        return "\n".join([*scores, f"Run folder     {self.folder}", *report])
+
+    def _repr_html_(self) -> str:
+        from densely import display
+
+        return display.card(self)
+
+    def scored(self) -> list[tuple[str, str, str]]:
+        """The scores for the eye: each with its name, value and what it is of; none while it trains.
+
+        Raises:
+            DataError: if `metrics.json` is damaged.
+        """
         part, name = ("val", "Val.") if self.config.tune else ("test", "Test")
         scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
         with reading(self.folder / "metrics.json"):
-            lines = [] if scores is None else self._score_lines(name, scores)
-        page = self.folder / "report.html"
-        report = [f"Report         {page}"] if page.is_file() else []
-        return "\n".join([*lines, f"Run folder     {self.folder}", *report])
+            return [] if scores is None else self._told(name, scores)
 
-    def _score_lines(self, part: str, scores: dict[str, Any]) -> list[str]:
+    def _told(self, part: str, scores: dict[str, Any]) -> list[tuple[str, str, str]]:
         seen = "; watched during training" if self.config.watches_test else ""
-        accuracy = f"{part} accuracy  {100 * scores['accuracy']:.2f} %"
+        accuracy = f"{100 * scores['accuracy']:.2f} %"
         if not self.inputs.multi_label:
             of = f"{round(scores['accuracy'] * scores['n'])} of {scores['n']} images"
             if "accuracy_ci95" in scores:  # which runs of earlier versions lack
                 low, high = scores["accuracy_ci95"]
                 of += f"; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-            return [f"{accuracy}  ({of}{seen})"]
-        lines = [f"{accuracy}  (of all yes-or-no answers for {scores['n']} images{seen})"]
+            return [(f"{part} accuracy", accuracy, f"{of}{seen}")]
+        found = [(f"{part} accuracy", accuracy, f"of all yes-or-no answers for {scores['n']} images{seen}")]
         precision = scores.get("mean_average_precision")
         if precision is not None:
-            lines.append(f"{part} mAP       {100 * precision:.2f} %  (mean average precision of the classes)")
-        return lines
+            found.append((f"{part} mAP", f"{100 * precision:.2f} %", "mean average precision of the classes"))
+        return found
 
 
 def _check_claims(path: Path, count: int) -> None:

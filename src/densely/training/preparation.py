@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from densely import architecture, data, recipes, runs, whitening
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
@@ -17,6 +17,7 @@ from densely.data.dataset import chunks
 from densely.errors import DenselyError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run, RunConfig
+from densely.training.bars import live
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD, Muon
 from densely.training.precision import computing_in, resolved
@@ -197,8 +198,7 @@ def load(
         if size is not None or channels is not None or skip_bad:
             raise UsageError("size, channels and skip_bad are for image files: a Dataset has its images already.")
         return source if isinstance(source, Parts) else Parts(source, None, None)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("Reading images", visible=False)
+    with closing(live(console)) as bar:
         parts = data.load(
             str(source),
             data_dir=data_dir,
@@ -206,7 +206,7 @@ def load(
             channels=channels,
             skip_bad=skip_bad,
             notify=lambda line: console.print(line, style="dim", markup=False),
-            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+            progress=lambda done, total: bar.show("Reading images", done, total),
         )
     if parts.skipped:
         told = [f"skipped, because they cannot be read: {len(parts.skipped):,}", *parts.skipped[:SHOWN]]

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from densely.training.bars import Live, live
 
 
 def clock(seconds: float) -> str:
@@ -18,8 +19,9 @@ def clock(seconds: float) -> str:
 class ProgressBar(keras.callbacks.Callback):
     """Epoch, step, loss, accuracy, learning rate, images/s and time left, for any `model.fit`.
 
-    In a terminal or a notebook the line is live; elsewhere (a log file) only the line an epoch is printed. Pass
-    `verbose=0` to `fit`, or Keras prints its own bar too.
+    In a terminal the line is live; a notebook gets a single display with a bar, which leaves a table with a row an
+    epoch; elsewhere (a log file) only the line an epoch is printed. Pass `verbose=0` to `fit`, or Keras prints its own
+    bar too.
 
     Args:
         console: where to print; by default a new `rich.console.Console` on standard output.
@@ -33,7 +35,7 @@ class ProgressBar(keras.callbacks.Callback):
         super().__init__()
         self.console = console or Console()
         self.refresh = refresh
-        self._live: Progress | None = None
+        self._live: Live | None = None
         self._first_epoch: int | None = None
         self._images = self._images_before = 0.0
         self._skipped = 0
@@ -51,18 +53,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._first_epoch = None
         self._first_step = self._skipped
         self._last_shown = 0.0
-        if self.console.is_terminal or self.console.is_jupyter:
-            self._live = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=self.console,
-                transient=True,
-                refresh_per_second=8,
-            )
-            self._task = self._live.add_task("", total=self._steps, figures="")
-            self._live.start()
+        self._live = live(self.console)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start an epoch's count."""
@@ -72,8 +63,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._train_seconds = 0.0
         if self._first_epoch is None:
             self._first_epoch = epoch
-        if self._live is not None:
-            self._live.reset(self._task, total=self._steps, description=f"Epoch {epoch + 1}/{self._epochs}", figures="")
+        self._show(self._skipped, "")
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """See how many images the running mean of the loss holds already."""
@@ -84,38 +74,36 @@ class ProgressBar(keras.callbacks.Callback):
         """Advance the live line, not more often than `refresh`."""
         now = time.perf_counter()
         self._train_seconds = now - self._epoch_began
-        if self._live is None or now - self._last_shown < self.refresh:
+        if self._live is None or not self._live.moves or now - self._last_shown < self.refresh:
             return
         self._last_shown = now
         self._images = self._images_counted()
         done = self._skipped + batch + 1
-        figures = self._figures(logs or {})
+        figures = self._line(self._figures(logs or {}))
         if self._steps:
             progress = self._epoch - (self._first_epoch or 0) + (done - self._first_step) / self._steps
             to_do = self._epochs - self._epoch - done / self._steps
             figures += f"  {clock((now - self._began) / progress * to_do)} left"
-        self._live.update(self._task, completed=done, figures=figures)
+        self._show(done, figures)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Say that the line waits for the validation part."""
         # Validation starts the counter of images again, so the training's is read now.
         self._images = self._images_counted()
-        if self._live is not None:
-            self._live.update(self._task, completed=self._steps, figures="validating …")
+        self._show(self._steps or 0, "validating …")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep one line for the epoch."""
         took = time.perf_counter() - self._epoch_began
         if "val_loss" not in (logs or {}):
             self._images = self._images_counted()
-        width = len(str(self._epochs))
-        # Not wrapped and not coloured: the lines stay one an epoch in a narrow window or a log, and can be searched.
-        self.console.print(
-            f"epoch {epoch + 1:>{width}}/{self._epochs}  {self._figures(logs or {})}  {clock(took)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        if self._live is not None:
+            number = f"{epoch + 1:>{len(str(self._epochs))}}/{self._epochs}"
+            figures = self._figures(logs or {})
+            self._live.keep(
+                f"epoch {number}  {self._line(figures)}  {clock(took)}",
+                {"epoch": number, **figures, "time": clock(took)},
+            )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Remove the live line."""
@@ -124,26 +112,32 @@ class ProgressBar(keras.callbacks.Callback):
     def close(self) -> None:
         """Remove the live line; also after an interruption, where Keras does not call `on_train_end`."""
         if self._live is not None:
-            self._live.stop()
+            self._live.close()
             self._live = None
 
-    def _figures(self, logs: dict[str, Any]) -> str:
+    def _show(self, done: int, figures: str) -> None:
+        if self._live is not None:
+            self._live.show(f"Epoch {self._epoch + 1}/{self._epochs}", done, self._steps, figures)
+
+    def _figures(self, logs: dict[str, Any]) -> dict[str, str]:
         def order(name: str) -> tuple[bool, bool, str]:
             # Keras sorts by name; people look for the loss first, and for training before validation.
             return name.startswith("val_"), not name.endswith("loss"), name
 
-        parts = []
+        figures = {}
         for name in sorted(logs, key=order):
-            value = logs[name]
-            if name.endswith("accuracy") or name.endswith("acc"):
-                parts.append(f"{name} {100 * float(value):.2f} %")
-            else:
-                parts.append(f"{name} {float(value):.4f}")
+            value = float(logs[name])
+            share = name.endswith(("accuracy", "acc"))
+            figures[name] = f"{100 * value:.2f} %" if share else f"{value:.4f}"
         if self.model.optimizer is not None:
-            parts.append(f"lr {float(self.model.optimizer.learning_rate):.4g}")
+            figures["lr"] = f"{float(self.model.optimizer.learning_rate):.4g}"
         if self._images and self._train_seconds:
-            parts.append(f"{self._images / self._train_seconds:,.0f} img/s")
-        return "  ".join(parts)
+            figures["img/s"] = f"{self._images / self._train_seconds:,.0f}"
+        return figures
+
+    @staticmethod
+    def _line(figures: dict[str, str]) -> str:
+        return "  ".join(f"{value} {name}" if name == "img/s" else f"{name} {value}" for name, value in figures.items())
 
     def _images_counted(self) -> float:
         """Images of this epoch so far, without those of steps that were skipped."""

@@ -119,7 +119,7 @@ def confusion(findings: Findings) -> Figure:
     order = together(counts) if classes > NUMBERED else np.arange(classes)
     counts = counts[np.ix_(order, order)]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(0.42 * classes + 1.6, 3.6, 7.5)) if classes <= NUMBERED else 11.0
+    side = float(np.clip(0.42 * classes + 1.6, 3.6, 7.5)) if classes <= NUMBERED else 15.0
     figure, axes = _axes(side, side)
     # Faint values must still be seen: most of a large matrix is nearly nothing.
     cells = np.zeros((*share.shape, 4))
@@ -133,7 +133,7 @@ def confusion(findings: Findings) -> Figure:
             colour = "#fefefe" if cells[row, column, 3] > 0.6 else INK
             axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
     if classes <= LABELLED:
-        size = 9 if classes <= NUMBERED else max(4.0, 560 / classes / 1.2)
+        size = 9 if classes <= NUMBERED else min(8.0, 650 / classes)
         ticks = np.arange(classes)
         labels = [shortened(names[i], 18) for i in order]
         upright = classes <= NUMBERED and max(map(len, labels)) <= 3

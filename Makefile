@@ -7,8 +7,9 @@ BIN := .venv/bin
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
 
+# A worker a core, four at most, each with one thread: two programs whose threads share cores wait for one another.
 test: .venv/dev          ## the fast tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/dev     ## real training on CIFAR-10 and everything else that takes long
 	$(BIN)/python -m pytest -q -m slow

@@ -1,9 +1,7 @@
 """The README's picture: how the digits were learnt, and what the network says of test images.
 
-    densely train digits
-    python docs/draw_result.py runs/digits-1 docs/images/digits.png
-
-Needs matplotlib (`make test` installs it).
+densely train digits
+python docs/draw_result.py runs/digits-1 docs/images/digits.png
 """
 
 import sys

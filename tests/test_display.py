@@ -187,8 +187,8 @@ def formatter(monkeypatch: pytest.MonkeyPatch) -> DisplayFormatter:
 
 
 def test_ipython_shows_our_networks_and_what_others_say_of_themselves(formatter: DisplayFormatter) -> None:
-    display.show_networks()
-    display.show_networks()
+    densely._show_networks()
+    densely._show_networks()
     ours, _ = formatter.format(densely.build("densenet-bc-16-8"))
     assert "dense block 1" in ours["text/html"]
     for make in OTHERS[:4]:
@@ -198,13 +198,13 @@ def test_ipython_shows_our_networks_and_what_others_say_of_themselves(formatter:
 
 def test_what_somebody_registered_stays(formatter: DisplayFormatter) -> None:
     formatter.formatters["text/html"].for_type(keras.Model, lambda model: "theirs")
-    display.show_networks()
+    densely._show_networks()
     assert formatter.format(densely.build("densenet-bc-16-8"))[0]["text/html"] == "theirs"
 
 
 def test_without_ipython_nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    display.show_networks()
+    densely._show_networks()
     assert "IPython" not in sys.modules
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
-    display.show_networks()
+    densely._show_networks()

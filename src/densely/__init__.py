@@ -109,3 +109,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _show_networks() -> None:
+    """Let IPython, if it runs, show our networks as boxes; what somebody else registers for `keras.Model` stays."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        # By name: Keras takes seconds to import, and may not be wanted at all.
+        formatter = shell.display_formatter.formatters["text/html"]
+        formatter.for_type_by_name("keras.src.models.model", "Model", lambda model: __getattr__("display").shown(model))
+
+
+_show_networks()

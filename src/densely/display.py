@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -205,19 +204,7 @@ def _box(name: str, lines: list[str], layers: list[Any] | None = None, *, strong
     )
 
 
-def show_networks() -> None:
-    """Let IPython, if it runs, show `keras.Model` by `network`; what somebody else has registered for it stays."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is None:
-        return
-    import keras
-
-    formatter = shell.display_formatter.formatters["text/html"]
-    if keras.Model not in formatter.type_printers:
-        formatter.for_type(keras.Model, _shown)
-
-
-def _shown(model: keras.Model) -> str | None:
+def shown(model: keras.Model) -> str | None:
     """`network`, or what a model of another class says of itself: a printer for a type goes before its methods."""
     own = getattr(model, "_repr_html_", None)
     return own() if own is not None else network(model)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from densely import display, fused
+from densely import fused
 
 #: Of a batch of maps, (N, H, W, C); all but C may be open (`None`).
 Shape = tuple[Any, ...]
@@ -335,7 +335,3 @@ class Transition(keras.layers.Layer):
             "fused": self.fused,
             **serialized(self.conv_options),
         }
-
-
-# Every network of these layers, built, connected by hand or loaded, comes past here.
-display.show_networks()

@@ -9,6 +9,7 @@ from rich.console import Console
 
 import densely
 from densely import explain, pictures
+from densely.data import Preprocessing
 from densely.errors import DataError, UsageError
 from densely.runs import Run
 from densely.training.single import train
@@ -45,7 +46,15 @@ def test_the_mean_of_a_map_is_the_logit_of_its_class(model, pixels: np.ndarray) 
     maps = seen.activation_maps(classes)
     assert maps.shape == (6, 4, 4)
     np.testing.assert_allclose(maps.mean(axis=(1, 2)), seen.logits[np.arange(6), classes], atol=1e-5)
-    np.testing.assert_allclose(seen.features @ seen.kernel + seen.bias, seen.logits, atol=1e-5)
+
+
+def test_features_are_what_the_classifier_reads(model) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    unit = Preprocessing.fit(images, "unit")
+    found = explain.features(model, images, unit, batch_size=2)
+    seen = explain.look(model, unit(images))
+    np.testing.assert_allclose(found, seen.maps.mean(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(found @ seen.kernel + seen.bias, seen.logits, atol=1e-5)
 
 
 def test_the_logits_are_those_of_the_whole_model(model, pixels: np.ndarray) -> None:

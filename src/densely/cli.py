@@ -422,7 +422,9 @@ def explain(
 @app.command()
 def report(
     run_folder: RunFolder,
-    out_file: Annotated[Path | None, typer.Option("--out", help="The page.", show_default="RUN/report.html")] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The page; its figures go beside it.", show_default="RUN/report.html")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Write a run's report again: one page with its story, its mistakes and what it looks at."""

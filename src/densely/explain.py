@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densely import pictures
-from densely.data import read_image
+from densely.data import Preprocessing, read_image
 from densely.errors import UsageError, unknown
 from densely.evaluation import probabilities
 from densely.runs import Run, Weights
@@ -51,11 +51,6 @@ class Seen:
     kernel: NDArray[np.float32]
     bias: NDArray[np.float32]
 
-    @property
-    def features(self) -> NDArray[np.float32]:
-        """`(N, C)`: the mean of each map, what the classifier reads."""
-        return np.asarray(self.maps.mean(axis=(1, 2)))
-
     def activation_maps(self, classes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """The exact class activation map of each image for one class of its own.
 
@@ -70,8 +65,32 @@ class Seen:
         return np.asarray(share + self.bias[chosen][:, None, None])
 
 
-def look(model: keras.Model, pixels: NDArray[np.float32], batch_size: int = 256) -> Seen:
-    """Run a network and keep its last maps.
+def features(
+    model: keras.Model, images: NDArray[np.uint8], preprocessing: Preprocessing, batch_size: int = 64
+) -> NDArray[np.float32]:
+    """What the classifier reads of images: the mean of each of the last maps.
+
+    Args:
+        model: one of Densely's networks.
+        images: uint8 `(N, H, W, C)`.
+        preprocessing: what the model was trained with.
+        batch_size: images at a time; only their features are kept.
+
+    Returns:
+        `(N, C)`.
+    """
+    import keras
+
+    inner = keras.Model(model.input, model.get_layer("global_pool").output)
+    found = [
+        keras.ops.convert_to_numpy(inner.predict_on_batch(preprocessing(images[i : i + batch_size])))
+        for i in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(found).astype(np.float32)
+
+
+def look(model: keras.Model, pixels: NDArray[np.float32], batch_size: int = 64) -> Seen:
+    """Run a network and keep its last maps: as many images as there is memory for, so not whole parts.
 
     Args:
         model: one of Densely's networks.

@@ -1,5 +1,9 @@
 """Figures by themselves: what they show, whatever names and sizes they meet."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib import rc_context
 
 from densely.architecture import NETWORKS
+from densely.errors import DataError
 from densely.report import figures, gathering
 from densely.runs import Run
 
@@ -33,6 +38,40 @@ def test_a_figure_is_the_same_text_twice_whatever_the_user_has_set(digits: Run) 
     one = figures.finished("loss", figures.loss(digits), "alt").svg
     with rc_context({"font.size": 30, "axes.grid": True, "text.usetex": False}):
         assert figures.finished("loss", figures.loss(digits), "alt").svg == one
+
+
+def test_the_user_s_own_backend_stays(digits: Run) -> None:
+    before = matplotlib.get_backend()
+    try:
+        matplotlib.use("svg")
+        figures.write(figures.finished("loss", figures.loss(digits), "alt"), digits.folder / "again", "loss")
+        assert matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_other_scripts_are_drawn_without_a_warning(digits: Run, tmp_path: Path) -> None:
+    names = ("日本語", "_hidden", *digits.inputs.class_names[2:])
+    inputs = digits.inputs.model_copy(update={"class_names": names})
+    found = gathering.gather(digits)
+    scores = {**found.scores, "per_class": dict(zip(names, found.scores["per_class"].values(), strict=True))}
+    renamed = replace(found, run=Run(digits.folder, digits.config, inputs), scores=scores)
+    drawn = figures.finished("confusion", figures.confusion(renamed), "alt")
+    figures.write(drawn, tmp_path, "confusion")
+    assert "日本語" in drawn.svg
+    figures.write(figures.finished("per_class", figures.per_class(renamed), "alt"), tmp_path, "per_class")
+
+
+def test_runs_named_with_an_underscore_stand_in_the_legend(digits: Run) -> None:
+    drawn = figures.overlaid([digits, digits], ["_a", "b"], "loss", "loss", 1.0)
+    assert len(drawn.axes[0].get_legend().get_texts()) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_told(digits: Run, tmp_path: Path) -> None:
+    (tmp_path / "figures").write_text("in the way")
+    with pytest.raises(DataError, match="figures cannot be made"):
+        figures.write(figures.finished("loss", figures.loss(digits), "alt"), tmp_path / "figures", "loss")
 
 
 def test_on_the_page_it_has_the_page_s_colours_and_its_words(digits: Run) -> None:

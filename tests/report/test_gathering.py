@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from densely.architecture import spec
 from densely.data import Parts
 from densely.errors import UsageError
 from densely.evaluation import probabilities
+from densely.recipes import Task, change, choose
 from densely.report import gathering
 from densely.runs import Run
 from densely.training.preparation import parts_of
@@ -38,6 +40,7 @@ def test_each_class_has_its_surest_right_answer(found: gathering.Findings) -> No
     for one in found.examples:
         label = labels[one.index]
         assert guess[one.index] == label
+        assert one.of == found.held_out.class_names[label]
         assert found.p[one.index, label] == found.p[(labels == label) & (guess == label), label].max()
     assert len(found.examples) == len({labels[i] for i in range(len(labels)) if labels[i] == guess[i]})
 
@@ -87,6 +90,11 @@ def test_reuse_is_the_mean_absolute_weight_of_each_group_of_channels(found: gath
 def test_several_labels(several: tuple[Run, Parts]) -> None:
     run, parts = several
     found = gathering.gather(run, parts)
+    # Of each label the image it was surest of, with that label's map and share.
+    for one in found.examples:
+        assert one.of in one.truth and one.of in one.guess
+        assert one.of_share == found.p[one.index, parts.test.class_names.index(one.of)] >= 0.5
+    assert len({one.of for one in found.examples}) == len(found.examples)
     errors = np.abs(found.p - parts.test.labels).max(axis=1)
     assert [one.index for one in found.mistakes] == np.argsort(-errors, kind="stable")[: len(found.mistakes)].tolist()
     assert all(set(one.truth) != set(one.guess) for one in found.mistakes)
@@ -101,23 +109,36 @@ def test_the_test_part_stays_unseen_with_tune(tmp_path: Path) -> None:
     assert len(found.p) == len(found.held_out) == run.metrics["val"]["n"]
 
 
-def test_the_paper_s_figure_stands_beside_its_own_network_only(digits: Run) -> None:
+def test_digits_have_no_figure_of_the_paper_s(digits: Run) -> None:
     assert gathering.gather(digits).paper is None
-    config = digits.config
-    cases = {
-        ("cifar10", "densenet-bc-100-12", "paper"): ("C10", pytest.approx(0.9408)),
-        ("cifar10", "densenet-bc-100-12", "paper-augmented"): ("C10+", pytest.approx(0.9549)),
-        ("cifar100", "densenet-40-12", "paper-augmented"): ("C100+", pytest.approx(0.7558)),
-        ("cifar10", "densenet-fast", "fast"): None,
-    }
-    from densely.recipes import Task, choose
 
-    for (data, model, recipe), expected in cases.items():
-        chosen = choose(recipe, Task(data, (32, 32, 3), 10, 50_000)).recipe
-        changed = config.model_copy(update={"data": data, "model": model, "recipe": chosen})
-        assert gathering._paper(Run(digits.folder, changed, digits.inputs)) == expected
-        limited = changed.model_copy(update={"limit": 100})
-        assert gathering._paper(Run(digits.folder, limited, digits.inputs)) is None
+
+@pytest.mark.parametrize(
+    ("data", "model", "recipe", "changes", "network", "expected"),
+    [
+        ("cifar10", "densenet-bc-100-12", "paper", {}, {"dropout": 0.2}, ("C10", 0.9408)),
+        ("cifar10", "densenet-bc-100-12", "paper-augmented", {}, {}, ("C10+", 0.9549)),
+        ("cifar100", "densenet-40-12", "paper-augmented", {}, {}, ("C100+", 0.7558)),
+        ("svhn-extra", "densenet-bc-100-12", "paper", {}, {}, ("SVHN", 0.9824)),
+        ("svhn", "densenet-bc-100-12", "paper", {}, {}, None),
+        ("cifar10", "densenet-bc-100-12", "paper", {"policy": "trivial"}, {}, None),
+        ("cifar10", "densenet-bc-100-12", "paper", {"shift": 4}, {}, None),
+        ("cifar10", "densenet-bc-100-12", "paper-augmented", {"cutmix": 1.0}, {}, None),
+        ("cifar10", "densenet-bc-100-12", "paper", {}, {"growth_rate": 8}, None),
+        ("cifar10", "densenet-fast", "fast", {}, {}, None),
+    ],
+)
+def test_the_paper_s_figure_belongs_to_one_network_and_one_column(
+    digits: Run, data: str, model: str, recipe: str, changes: dict, network: dict, expected: tuple[str, float] | None
+) -> None:
+    chosen = change(choose(recipe, Task(data, (32, 32, 3), 10, 50_000)).recipe, **changes)
+    config = digits.config.model_copy(
+        update={"data": data, "model": model, "recipe": chosen, "network": spec(model, **network)}
+    )
+    found = gathering._paper(Run(digits.folder, config, digits.inputs))
+    assert found == (None if expected is None else (expected[0], pytest.approx(expected[1])))
+    for part in ({"limit": 100}, {"fold": (1, 5)}, {"tune": True}):
+        assert gathering._paper(Run(digits.folder, config.model_copy(update=part), digits.inputs)) is None
 
 
 def test_an_unfinished_run_has_no_report(digits: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 from browser import DESK, PHONE, fits, opened
 from PIL import Image
 
-from densely import report
+from densely import report, runs
 from densely.data import Parts
-from densely.errors import UsageError
+from densely.errors import DataError, UsageError
 from densely.runs import Run
 
 SECTIONS = ["verdict", "learning", "confusions", "mistakes", "looks", "trust", "second", "network", "data", "repeat"]
@@ -136,11 +137,38 @@ def test_several_labels_an_image_and_names_like_markup(several: tuple[Run, Parts
         assert page.locator("section[aria-labelledby=confusions] b").count() == 0
         assert page.locator("#mistakes-list button").count() > 0
         assert "Labels that may be wrong" not in text
+        assert "densely.train(data, config=" in page.inner_text("pre")
 
 
 def test_it_is_written_again_from_what_the_folder_holds(digits: Run, tmp_path: Path) -> None:
     page = report.write(digits, out=tmp_path / "again.html")
     assert page.read_text() == page_of(digits).read_text()
+    assert len(list((tmp_path / "again-figures").iterdir())) == 22
+
+
+def test_what_is_in_environment_json_cannot_break_it(digits: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(digits.folder, copy)
+    for text in ("[]", '{"command": 5, "resumed": 3, "machine": "m", "started": null}', '{"command": []}'):
+        (copy / "environment.json").write_text(text)
+        assert "How to repeat it" in report.write(Run.open(copy)).read_text()
+    (copy / "environment.json").write_text("{")
+    with pytest.raises(DataError, match=r"environment\.json cannot be read"):
+        report.write(Run.open(copy))
+
+
+def test_predictions_of_other_data_are_refused(digits: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(digits.folder, copy)
+    runs.write_predictions(copy / "predictions.safetensors", {}, {})
+    with pytest.raises(DataError, match=r"predictions\.safetensors cannot be read"):
+        report.write(Run.open(copy))
+    (copy / "predictions.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(DataError, match=r"predictions\.safetensors cannot be read"):
+        report.write(Run.open(copy))
+    # A run of an earlier version kept none.
+    (copy / "predictions.safetensors").unlink()
+    assert report.write(Run.open(copy)).is_file()
 
 
 def test_data_given_in_python_must_be_given_again(several: tuple[Run, Parts], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import tomllib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from densely.recipes import Recipe
 from densely.runs import Run
 from densely.training.batches import Batches
 from densely.training.preparation import parts_of
+from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 QUIET = Console(quiet=True)
@@ -62,6 +65,17 @@ def test_the_run_folder_holds_what_it_promises(digits_run: Run) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row["val_loss"]) > 0 for row in rows)
+
+
+def test_a_signal_while_the_report_is_written_says_that_the_training_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("densely.report.write", lambda *given: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match="the training is finished") as caught:
+        train("digits", out=tmp_path / "run", limit=100, report=True, **{**TINY, "epochs": 1, "console": Console()})
+    assert caught.value.folder is None
+    assert "Test accuracy" in capsys.readouterr().out
+    assert Run.open(tmp_path / "run").accuracy >= 0
 
 
 def test_the_scores_are_those_of_the_final_weights_on_unseen_images(digits_run: Run) -> None:

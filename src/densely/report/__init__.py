@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densely.runs import write_whole
+from densely.runs import sweep, write_whole
 
 if TYPE_CHECKING:
     from densely.data import Parts
@@ -23,7 +23,8 @@ def write(run: Run, parts: Parts | None = None, *, data_dir: str | Path | None =
         run: a finished run.
         parts: those it was trained and scored on; by default read again from its source.
         data_dir: where built-in data lie.
-        out: the page; by default `report.html` in the run folder. Figures go into `figures/` beside it.
+        out: the page; by default `report.html` in the run folder, with its figures in `figures/`. Those of a page
+            NAME.html of yours go into `NAME-figures/` beside it.
 
     Returns:
         The page's path.
@@ -37,8 +38,10 @@ def write(run: Run, parts: Parts | None = None, *, data_dir: str | Path | None =
     target = run.folder / "report.html" if out is None else out
     findings = gathering.gather(run, parts, data_dir)
     drawn = page.draw_all(findings)
+    folder = run.folder / "figures" if out is None else out.with_name(f"{out.stem}-figures")
     for name, one in drawn.items():
-        figures.write(one, target.parent / "figures", name)
+        figures.write(one, folder, name)
+    sweep(folder)
     text = page.page(findings, drawn)
     write_whole(target, lambda aside: aside.write_text(text, encoding="utf-8"))
     return target

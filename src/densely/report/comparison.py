@@ -58,9 +58,9 @@ def write(opened: Sequence[Run], out: Path) -> Path:
         )
         for key, label, scale in (
             ("loss", "training loss (nats)", 1.0),
-            ("val_loss", "validation loss (nats)", 1.0),
+            ("val_loss", "held-out loss (nats)", 1.0),
             ("accuracy", "training accuracy (%)", 100.0),
-            ("val_accuracy", "validation accuracy (%)", 100.0),
+            ("val_accuracy", "held-out accuracy (%)", 100.0),
         )
         if any(key in row for run in opened for row in run.history)
     }

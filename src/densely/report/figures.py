@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
@@ -19,6 +20,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
 from densely import cost
+from densely.errors import DataError
 from densely.runs import write_whole
 
 if TYPE_CHECKING:
@@ -52,7 +54,6 @@ STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
-    "backend": "agg",
 }
 
 
@@ -317,7 +318,7 @@ class Drawn(NamedTuple):
 def finished(name: str, figure: Figure, alt: str) -> Drawn:
     """Draw a figure once, for the page and for its file; `name` tells its parts from those of others on a page."""
     # Ticks are made only now, in the style of now.
-    with _style(**{"svg.hashsalt": name}), io.StringIO() as file:
+    with _style(**{"svg.hashsalt": name}), _any_script(), io.StringIO() as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
         text = file.getvalue()
     figure.set_layout_engine("none")  # it is laid out now, and doing it again is most of the time of a drawing
@@ -343,10 +344,17 @@ def inline(drawn: Drawn) -> str:
 
 
 def write(drawn: Drawn, folder: Path, name: str) -> None:
-    """Write a figure as NAME.svg and NAME.png."""
-    folder.mkdir(exist_ok=True)
+    """Write a figure as NAME.svg and NAME.png.
+
+    Raises:
+        DataError: if they cannot be written.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made: {error.strerror or error}.") from None
     write_whole(folder / f"{name}.svg", lambda aside: aside.write_text(drawn.svg, encoding="utf-8"))
-    with _style():
+    with _style(), _any_script():
         write_whole(folder / f"{name}.png", lambda aside: drawn.figure.savefig(aside, format="png", dpi=200))
 
 
@@ -354,11 +362,23 @@ def shortened(text: str, most: int) -> str:
     """A class's name in one line of at most so many letters, and not taken for mathematics by Matplotlib."""
     text = " ".join(text.split())
     text = text if len(text) <= most else text[: most - 1] + "…"
+    if text.startswith("_"):
+        text = "\u200b" + text  # else no legend would show it
     return text.replace("$", r"\$")
 
 
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """A name in a script that Matplotlib's font lacks is drawn as boxes in the PNG; the SVG has its letters."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
 def _style(**more: Any) -> AbstractContextManager[None]:
-    return rc_context({**rcParamsDefault, **STYLE, **more})  # type: ignore[dict-item]
+    # The backend is the user's: `rc_context` would change it for good. Figures here are saved, never shown.
+    default = {key: value for key, value in rcParamsDefault.items() if not key.startswith("backend")}
+    return rc_context({**default, **STYLE, **more})  # type: ignore[dict-item]
 
 
 def _curves(run: Run, name: str, label: str, scale: float) -> Figure:

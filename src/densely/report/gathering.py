@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densely.architecture import PAPER_ERRORS
+from densely import evaluation, show
+from densely.architecture import PAPER_ERRORS, spec
 from densely.data import Dataset, Parts
 from densely.evaluation import probabilities
-from densely.evaluation.calibration import apply_temperature, reliability
-from densely.explain import Seen, look
+from densely.evaluation.calibration import apply_temperature, reliability, with_temperature
+from densely.explain import Seen, features, look
 from densely.layers import DenseBlock
 from densely.report import suspects
-from densely.runs import Run
+from densely.runs import Run, reading
 from densely.training.preparation import parts_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Shown:
         guess: names of the classes that the network holds it to be.
         top: the likeliest classes and their probabilities, likeliest first.
         of: the class that `heat` explains.
+        of_share: its probability.
         heat: `(h, w)`: the exact class activation map.
         note: what else is to be said.
         beside: another image to see beside it, or `None`.
@@ -49,6 +51,7 @@ class Shown:
     guess: tuple[str, ...]
     top: tuple[tuple[str, float], ...]
     of: str
+    of_share: float
     heat: NDArray[np.float32]
     note: str = ""
     beside: NDArray[np.uint8] | None = None
@@ -121,15 +124,19 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
         DataError: if the data, or the run's files, have changed since.
     """
     name = "val" if run.config.tune else "test"
-    scores = run.metrics[name]
+    with reading(run.folder / "metrics.json"):
+        calibration = run.metrics[name].get("calibration")
     parts = parts_of(run, data_dir) if parts is None else parts
     held_out = parts.val if run.config.tune else parts.test
     assert held_out is not None
     model = run.model("final")
     p = _predictions(run, name, model, held_out)
-    temperature = scores.get("calibration", {}).get("temperature")
-    after = None
-    if temperature is not None:
+    # Computed again from the predictions: `metrics.json` of an earlier version may lack some.
+    scores, after = evaluation.scores(p, held_out), None
+    if calibration is not None:
+        with reading(run.folder / "metrics.json"):
+            temperature = float(calibration["temperature"])
+        scores["calibration"] = {"fitted_on": "val", **with_temperature(p, held_out, temperature)}
         after = reliability(apply_temperature(p, temperature, multi_label=held_out.multi_label), held_out)
 
     wrong = _wrong(p, held_out)
@@ -139,19 +146,16 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
     index, likeness = suspects.nearest_training_images(held_out, parts.train)
     pairs, twin_count = suspects.twins(index, likeness)
 
-    # One look at all images that are shown, and at enough others to know who is whose neighbour.
-    pool = np.random.default_rng(0).permutation(len(held_out))[:POOL]
-    by_error = np.argsort(-doubt, kind="stable")[: min(POOL // 4, int(wrong.sum()))]
-    wanted = np.unique([*pool, *by_error, *mistakes, *examples, *(pair.held_out for pair in pairs)]).astype(np.int64)
-    seen = look(model, run.preprocessing(held_out.images[wanted]))
-    doubtful: list[suspects.DoubtfulLabel] = []
-    if not held_out.multi_label:
-        doubtful = suspects.doubtful_labels(p[wanted], held_out.labels[wanted].astype(np.int64), seen.features)
+    doubtful = _doubtful(run, model, held_out, p)
 
-    place = {int(i): row for row, i in enumerate(wanted)}
+    # Maps are large: only of the images that are shown.
+    wanted = sorted({*mistakes, *(i for i, _ in examples), *(d.image for d in doubtful), *(t.held_out for t in pairs)})
+    seen = look(model, run.preprocessing(held_out.images[wanted])) if wanted else None
+    place = {i: row for row, i in enumerate(wanted)}
 
-    def shown(i: int, note: str = "", beside: NDArray[np.uint8] | None = None) -> Shown:
-        return _shown(i, p, held_out, seen, place[i], note, beside)
+    def shown(i: int, of: int | None = None, note: str = "", beside: NDArray[np.uint8] | None = None) -> Shown:
+        assert seen is not None
+        return _shown(i, p, held_out, seen, place[i], of, note, beside)
 
     return Findings(
         run=run,
@@ -164,15 +168,18 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
         nearest=None if held_out.multi_label else float(np.mean(parts.train.labels[index] == held_out.labels)),
         paper=_paper(run),
         mistakes=[shown(i) for i in mistakes],
-        examples=[shown(i) for i in examples],
+        examples=[shown(i, label) for i, label in examples],
         doubtful=[
-            shown(int(wanted[found.image]), f"{100 * found.neighbours:.0f} % of its neighbours are {name_}")
+            shown(
+                found.image,
+                note=f"{100 * found.neighbours:.0f} % of its neighbours are {held_out.class_names[found.suggestion]}",
+            )
             for found in doubtful
-            for name_ in [held_out.class_names[found.suggestion]]
         ],
         twins=[
             shown(
                 pair.held_out,
+                None,
                 f"like training image {pair.train} ({', '.join(_names(parts.train, pair.train)) or 'no label'})",
                 parts.train.images[pair.train],
             )
@@ -213,8 +220,13 @@ def reuse(model: keras.Model) -> list[NDArray[np.float64]]:
 
 
 def _predictions(run: Run, name: str, model: keras.Model, held_out: Dataset) -> NDArray[np.float32]:
-    if (run.folder / "predictions.safetensors").is_file():
-        return np.asarray(run.predictions[name])
+    path = run.folder / "predictions.safetensors"
+    if path.is_file():
+        with reading(path):
+            p = np.asarray(run.predictions[name])
+            if p.shape != (len(held_out), held_out.classes):
+                raise ValueError(f"it has {len(p)} rows, and the {name} part {len(held_out)} images")
+        return p
     return np.asarray(probabilities(model, held_out.images, run.preprocessing, views=run.config.recipe.views))
 
 
@@ -231,30 +243,48 @@ def _error(p: NDArray[np.float32], held_out: Dataset) -> NDArray[np.float64]:
     return np.asarray(p.max(axis=1), dtype=np.float64)
 
 
-def _examples(p: NDArray[np.float32], held_out: Dataset) -> list[int]:
-    """Of each class the image that carries it, and of which the network is the surest."""
+def _doubtful(run: Run, model: keras.Model, held_out: Dataset, p: NDArray[np.float32]) -> list[suspects.DoubtfulLabel]:
+    """Labels that may be wrong, among at most `POOL` held-out images, chosen by lot."""
+    if held_out.multi_label:
+        return []
+    pool = np.sort(np.random.default_rng(0).permutation(len(held_out))[:POOL])
+    seen = features(model, held_out.images[pool], run.preprocessing)
+    found = suspects.doubtful_labels(p[pool], held_out.labels[pool].astype(np.int64), seen)
+    return [one._replace(image=int(pool[one.image])) for one in found]
+
+
+def _examples(p: NDArray[np.float32], held_out: Dataset) -> list[tuple[int, int]]:
+    """Of each class the image that carries it, and of which the network is the surest; and the class."""
     found = []
     for label in range(min(held_out.classes, EXAMPLES)):
         carries = held_out.labels[:, label] == 1 if held_out.multi_label else held_out.labels == label
         guessed = p[:, label] >= 0.5 if held_out.multi_label else p.argmax(axis=1) == label
         right = np.flatnonzero(carries & guessed)
         if len(right):
-            found.append(int(right[p[right, label].argmax()]))
+            found.append((int(right[p[right, label].argmax()]), label))
     return found
 
 
 def _shown(
-    i: int, p: NDArray[np.float32], held_out: Dataset, seen: Seen, row: int, note: str, beside: NDArray[np.uint8] | None
+    i: int,
+    p: NDArray[np.float32],
+    held_out: Dataset,
+    seen: Seen,
+    row: int,
+    of: int | None,
+    note: str,
+    beside: NDArray[np.uint8] | None,
 ) -> Shown:
+    """An image with the map of class `of`; by default of what the network says, or says most wrongly."""
     names = held_out.class_names
     likeliest = np.argsort(-p[i], kind="stable")
     if held_out.multi_label:
         guess = tuple(names[c] for c in range(len(names)) if p[i, c] >= 0.5)
-        # The map of what the network believes most wrongly, or, if all is right, most surely.
         errors = np.abs(p[i] - held_out.labels[i])
-        of = int(errors.argmax()) if errors.max() >= 0.5 else int(likeliest[0])
+        default = int(errors.argmax()) if errors.max() >= 0.5 else int(likeliest[0])
     else:
-        guess, of = (names[likeliest[0]],), int(likeliest[0])
+        guess, default = (names[likeliest[0]],), int(likeliest[0])
+    of = default if of is None else of
     one = Seen(seen.maps[row : row + 1], seen.logits[row : row + 1], seen.kernel, seen.bias)
     return Shown(
         index=i,
@@ -263,6 +293,7 @@ def _shown(
         guess=guess,
         top=tuple((names[c], float(p[i, c])) for c in likeliest[:5]),
         of=names[of],
+        of_share=float(p[i, of]),
         heat=one.activation_maps([of])[0],
         note=note,
         beside=beside,
@@ -280,14 +311,22 @@ def _chance(train: Dataset, held_out: Dataset) -> float:
 
 
 def _paper(run: Run) -> tuple[str, float] | None:
-    """The column of the paper that this run belongs to, and its accuracy for the same network."""
-    config = run.config
-    base = {"cifar10": "C10", "cifar100": "C100", "svhn": "SVHN", "svhn-extra": "SVHN"}.get(config.data)
+    """What was published for this very network on these very data: the column of the paper, and the accuracy."""
+    config, recipe = run.config, run.config.recipe
+    base = {"cifar10": "C10", "cifar100": "C100", "svhn-extra": "SVHN"}.get(config.data)
     if base is None or config.limit is not None or config.fold is not None or config.tune:
         return None
-    changed = base != "SVHN" and any(
-        getattr(config.recipe, name) for name in ("shift", "flip", "cutout", "mixup", "cutmix")
-    )
-    column = f"{base}+" if changed else base
-    error = PAPER_ERRORS.get(config.model, {}).get(column)
-    return None if error is None else (column, 1 - error / 100)
+    error = PAPER_ERRORS.get(config.model, {})
+    free = ("input_shape", "classes", "activation", "dropout", "weight_decay")
+    same = {name: getattr(config.network, name) for name in free}
+    if not error or config.network != spec(config.model, **same):
+        return None
+    if recipe.shift and recipe.flip:
+        base += "+"
+        others = recipe.model_copy(update={"shift": 0, "flip": False})
+    else:
+        others = recipe
+    # Any other augmentation is in no column.
+    if others.mixes or show.describe(others) != show.AS_IT_IS or base not in error:
+        return None
+    return base, 1 - error[base] / 100

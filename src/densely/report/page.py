@@ -12,11 +12,11 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from densely import runs, show
+from densely import data, runs, show
 from densely.data import Dataset
 from densely.evaluation import scorecard
 from densely.report import figures, images
-from densely.report.gathering import Findings, Shown
+from densely.report.gathering import EXAMPLES, Findings, Shown
 from densely.runs import Run
 from densely.training.progress import clock
 from densely.version import __version__
@@ -44,8 +44,8 @@ def draw_all(findings: Findings) -> dict[str, figures.Drawn]:
     run, scores = findings.run, findings.scores
     last = findings.history[-1] if findings.history else {}
     drawn = {
-        "loss": (figures.loss(run), _curve("Loss", last, "loss", 1, "")),
-        "accuracy": (figures.accuracy(run), _curve("Accuracy", last, "accuracy", 100, " %")),
+        "loss": (figures.loss(run), _curve("Loss", last, "loss", 1, "", _watched(run))),
+        "accuracy": (figures.accuracy(run), _curve("Accuracy", last, "accuracy", 100, " %", _watched(run))),
         "learning_rate": (figures.learning_rate(run), "Learning rate over the epochs"),
         "per_class": (figures.per_class(findings), "A bar for each class, the worst first; the table below has all"),
         "reliability": (
@@ -87,11 +87,12 @@ def page(findings: Findings, drawn: Mapping[str, figures.Drawn]) -> str:
         figures=inlined(drawn),
         multi_label=held_out.multi_label,
         many=train.classes > figures.NUMBERED,
+        train_classes=train.classes,
         part_name=part,
         **_verdict(findings, part),
         words=_words(findings, part),
         history={
-            "columns": [name.replace("_", " ") for name in order],
+            "columns": [name.replace("val_", f"{_watched(run)} ").replace("_", " ") for name in order],
             "rows": [[_cell(name, row.get(name)) for name in order] for row in history],
         },
         confused=[(count, what) for count, what in scorecard.mistakes(findings.scores)[:8]],
@@ -130,8 +131,10 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
         )
         bars = [{"name": "this network", "value": value}]
         if findings.paper is not None:
-            bars.append({"name": f"the paper ({findings.paper[0]}, one run)", "value": findings.paper[1]})
-        bars.append({"name": "the nearest 8×8 thumbnail's class", "value": findings.nearest})
+            source = "the old notebook" if run.config.model == "notebook" else "the paper"
+            bars.append({"name": f"{source} ({findings.paper[0]}, one run)", "value": findings.paper[1]})
+        nearest = f"the nearest {_thumbnail(findings.parts.train)} thumbnail's class"
+        bars.append({"name": nearest, "value": findings.nearest})
         bars.append({"name": "always the most frequent class", "value": findings.chance})
     else:
         of = f"mean average precision of {len(run.inputs.class_names)} labels on {scores['n']:,} {part} images"
@@ -169,16 +172,20 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
 
 def _words(findings: Findings, part: str) -> dict[str, str]:
     run, scores, train = findings.run, findings.scores, findings.parts.train
-    recipe, spec = run.config.recipe, run.config.network
+    recipe = run.config.recipe
     best = ""
     watched = [row for row in findings.history if "val_accuracy" in row]
     if watched:
-        row = max(watched, key=lambda row: row["val_accuracy"])
-        best = f" The best validation accuracy was {100 * row['val_accuracy']:.2f} %, in epoch {row['epoch']:.0f}."
+        # As the conductor ranks them.
+        row = max(watched, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+        best = f" The best {_watched(run)} accuracy was {100 * row['val_accuracy']:.2f} %, in epoch {row['epoch']:.0f}."
     epochs = len(findings.history)
     ended = f"The last of {epochs} epochs is scored." if epochs > 1 else "There was one epoch."
     if recipe.early_stop is not None:
-        ended = "The epoch that was best on the validation part is scored."
+        ended = f"The epoch that was best on the {_watched(run)} part is scored."
+    if recipe.ema:
+        ended += " Scored are the averaged weights."
+    which = "each class" if train.classes <= EXAMPLES else f"the first {EXAMPLES} classes"
     matrix = (
         "Rows are the truth, columns the answer; blue is right, red a mistake, the stronger the more frequent."
         if len(train.class_names) <= figures.NUMBERED
@@ -202,7 +209,7 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         "mistakes": f"{_of_all(len(findings.mistakes), findings.wrong)} Colour marks what "
         "speaks for its answer: yellow the most, clear the least. Choose one to see it large; the arrow keys lead on.",
         "no_mistakes": f"There are none: every one of the {scores['n']:,} {part} images was named right.",
-        "looks": "Of each class the image it was surest of, with the exact class activation map: the last maps, "
+        "looks": f"Of {which} the image it was surest of, with the exact class activation map: the last maps, "
         "weighted as the classifier weighs them; their mean is the class's logit. No gradient, no approximation.",
         "trust": trust,
         "second": "Candidates for a person to judge, the likeliest first. Nothing here is proof, and nothing was "
@@ -211,7 +218,8 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         "nearest neighbours in its features carry that other label too.",
         "no_doubtful": "None: no image is held to be of another class both by the network and by its neighbours.",
         "twins": f"Pairs whose {_thumbnail(train)} thumbnails, or mirror images, are nearly equal: "
-        f"{findings.twin_count:,} of {scores['n']:,}. If they are the same picture, the score is too good by so much. "
+        f"{findings.twin_count:,} of {scores['n']:,}. If they are the same picture, the score may be too good, by so "
+        "much at most. "
         "Pictures with little in them (a plane in the sky) can look alike without being so.",
         "no_twins": f"None: no {part} image has a {_thumbnail(train)} thumbnail nearly equal to a training image's.",
         "network": f"{run.config.model}: {findings.parameters:,} trained parameters. Every layer of a dense block "
@@ -230,8 +238,7 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         "augmentation": "Every image as it is."
         if show.describe(recipe) == show.AS_IT_IS
         else f"The image as it is, then as it was trained on: {show.describe(recipe)}.",
-        "repeat": "The same seed on the same machine with the same number of threads gives the same bits. "
-        f"Dropout {spec.dropout:g}, seed {run.config.seed}.",
+        "repeat": _repeats(run),
     }
 
 
@@ -243,12 +250,11 @@ def _of_all(shown: int, wrong: int) -> str:
 def _card(one: Shown, multi_label: bool, example: bool = False) -> dict[str, Any]:
     """One image of a gallery."""
     truth, guess = ", ".join(one.truth) or "nothing", ", ".join(one.guess) or "nothing"
-    share = dict(one.top).get(one.of)
-    sure = f"{100 * share:.0f}\u00a0%" if share is not None else ""
+    sure = f"{100 * one.of_share:.0f}\u00a0%"
     right = set(one.truth) == set(one.guess)
     lines: list[dict[str, str] | None]
     if example:
-        lines = [{"kind": "", "text": f"{guess} {sure}"}, {"kind": "faint", "text": one.note} if one.note else None]
+        lines = [{"kind": "", "text": f"{one.of} {sure}"}, {"kind": "faint", "text": one.note} if one.note else None]
     else:
         lines = [
             {"kind": "good" if right else "bad", "text": f"{guess} {'' if multi_label else sure}"},
@@ -321,28 +327,37 @@ def _grid(train: Dataset) -> list[dict[str, Any]]:
 
 def _command(run: Run) -> str:
     """The command that made the run, and the one that makes it again from its config."""
-    argv = runs.read_json(run.folder / "environment.json").get("command") or []
+    argv = _environment_of(run).get("command")
     made = ""
-    if argv and Path(str(argv[0])).stem in ("densely", "__main__"):
+    if isinstance(argv, list) and argv and Path(str(argv[0])).stem in ("densely", "__main__"):
         made = shlex.join(["densely", *map(str, argv[1:])]) + "\n"
+    if run.config.data not in data.NAMES and run.config.size is None:
+        config = str(run.folder / "config.toml")
+        return f"densely.train(data, config={config!r})  # in Python, where its data came from"
     return f"{made}densely train --config {shlex.quote(str(run.folder / 'config.toml'))}"
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
-    found = runs.read_json(run.folder / "environment.json")
+    found = _environment_of(run)
     flat: list[tuple[str, str]] = []
     for name, value in found.items():
         if isinstance(value, dict):
             flat += [(f"{key}", str(inner)) for key, inner in value.items() if inner is not None]
         elif name not in ("command", "resumed") and value is not None:
             flat.append((name.replace("_", " "), str(value)))
-    if found.get("resumed"):
+    if isinstance(found.get("resumed"), list) and found["resumed"]:
         flat.append(("gone on after a break", f"{len(found['resumed'])} times"))
     return flat
 
 
+def _environment_of(run: Run) -> dict[str, Any]:
+    """`environment.json`; nothing of it where somebody put something else there."""
+    found = runs.read_json(run.folder / "environment.json")
+    return found if isinstance(found, dict) else {}
+
+
 def _started(run: Run) -> str:
-    return str(runs.read_json(run.folder / "environment.json").get("started", ""))[:10]
+    return str(_environment_of(run).get("started", ""))[:10]
 
 
 def _source(run: Run) -> str:
@@ -356,11 +371,23 @@ def _thumbnail(train: Dataset) -> str:
     return "×".join(map(str, thumbnail_shape(*train.input_shape[:2])))
 
 
-def _curve(name: str, last: Mapping[str, float], key: str, scale: float, unit: str) -> str:
+def _watched(run: Run) -> str:
+    """Which part was looked at after every epoch."""
+    return "test" if run.config.watches_test else "validation"
+
+
+def _repeats(run: Run) -> str:
+    """How exactly the command gives the same again."""
+    machine = _environment_of(run).get("machine")
+    gpu = machine.get("gpu") if isinstance(machine, dict) else None
+    if gpu and not run.config.deterministic:
+        return "On a GPU the same command gives the same but for rounding; with --deterministic, the same bits."
+    return "The same command on the same machine with the same number of threads and versions gives the same bits."
+
+
+def _curve(name: str, last: Mapping[str, float], key: str, scale: float, unit: str, watched: str) -> str:
     ends = [
-        f"{words} {scale * last[k]:.4g}{unit}"
-        for k, words in ((key, "training"), (f"val_{key}", "validation"))
-        if k in last
+        f"{words} {scale * last[k]:.4g}{unit}" for k, words in ((key, "training"), (f"val_{key}", watched)) if k in last
     ]
     return f"{name} over the epochs; at the end {', '.join(ends)}" if ends else f"{name} over the epochs"
 

@@ -90,10 +90,11 @@ def nearest_training_images(held_out: Dataset, train: Dataset) -> tuple[NDArray[
     mirrored = ours.reshape(-1, *shape)[:, :, ::-1].reshape(ours.shape)
     index = np.zeros(len(ours), np.int64)
     likeness = np.full(len(ours), -np.inf, np.float32)
-    step = max(1, 2**26 // max(1, len(theirs)))  # a quarter of a gigabyte of products at a time
+    step = max(1, 2**24 // max(1, len(theirs)))  # twice 64 MiB of products at a time
     for start in range(0, len(ours), step):
         part = slice(start, start + step)
-        products = np.maximum(ours[part] @ theirs.T, mirrored[part] @ theirs.T)
+        products = ours[part] @ theirs.T
+        np.maximum(products, mirrored[part] @ theirs.T, out=products)
         index[part] = products.argmax(axis=1)
         likeness[part] = products.max(axis=1)
     return index, likeness

@@ -129,6 +129,8 @@ def train(
         with claimed(out, prepared.config, fingerprints, resume) as folder:
             if (folder / "metrics.json").is_file():
                 run = Run.open(folder)
+                if tensorboard:
+                    event_files.write(folder, run.history)
                 if not (folder / "report.html").is_file():
                     _report(run, prepared, report, console)
                 console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
@@ -142,9 +144,9 @@ def train(
                         event_files.write(folder, run.history)
                     checkpoint.remove_all(folder)
                     _score(run, prepared)
-                _report(run, prepared, report, console)
             except Interrupted as stop:
                 raise Interrupted(stop.signal, folder, stop.where) from None
+            _report(run, prepared, report, console)
     console.print(str(run), markup=False, highlight=False, soft_wrap=True)
     return run
 
@@ -222,12 +224,18 @@ def _score(run: Run, prepared: Prepared) -> None:
 
 def _report(run: Run, prepared: Prepared, wanted: bool | None, console: Console) -> None:
     """Write the page of a run that is scored; what goes wrong with it must not cost the training's own end."""
-    if not (os.environ.get("DENSELY_REPORT", "1") != "0" if wanted is None else wanted):
+    if wanted is None:
+        wanted = os.environ.get("DENSELY_REPORT", "1").lower() not in ("0", "false", "f", "no", "n", "off")
+    if not wanted:
         return
     from densely import report
 
     try:
         report.write(run, prepared.parts)
+    except Interrupted as stop:
+        console.print(str(run), markup=False, highlight=False, soft_wrap=True)
+        where = f"while its report was written; the training is finished (densely report {run.folder})"
+        raise Interrupted(stop.signal, None, where) from None
     except Exception as error:
         told = f"no report: {reason(error)} (densely report {run.folder} tries again)"
         console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)

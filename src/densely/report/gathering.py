@@ -124,8 +124,9 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
         DataError: if the data, or the run's files, have changed since.
     """
     name = "val" if run.config.tune else "test"
+    metrics = run.metrics
     with reading(run.folder / "metrics.json"):
-        calibration = run.metrics[name].get("calibration")
+        calibration = metrics[name].get("calibration")
     parts = parts_of(run, data_dir) if parts is None else parts
     held_out = parts.val if run.config.tune else parts.test
     assert held_out is not None

@@ -1,20 +1,15 @@
 """What several tests share: where real CIFAR lies, and a seed."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import densely  # noqa: F401  (chooses the engine before anything imports Keras)
 
-
-@pytest.fixture(autouse=True, scope="session")
-def no_reports() -> Iterator[None]:
-    """Trainings in tests write no report unless they ask for it: most are about something else."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DENSELY_REPORT", "0")
-        yield
+# Trainings in tests, and in processes that they start, write no report unless they ask for it: most are about something
+# else. Here, not in a fixture: some test modules copy the environment when they are imported.
+os.environ["DENSELY_REPORT"] = "0"
 
 
 @pytest.fixture(autouse=True)

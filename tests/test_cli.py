@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,32 +51,11 @@ def test_train_prints_epochs_accuracy_and_folder(place: Path) -> None:
 
 
 def test_a_training_ends_with_a_report(tmp_path: Path) -> None:
-    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100]
-    done = densely("train", "digits", *words, cwd=tmp_path, DENSELY_REPORT="1")
+    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--report"]
+    done = densely("train", "digits", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Report         runs/digits-1/report.html"
     assert (tmp_path / "runs" / "digits-1" / "report.html").is_file()
-    again = densely("train", "digits", *words, "--out", "runs/digits-1", cwd=tmp_path, DENSELY_REPORT="1")
-    assert "finished already" in again.stdout
-
-    (tmp_path / "runs" / "digits-1" / "report.html").unlink()
-    without = densely("train", "digits", *words, "--out", "runs/digits-1", "--no-report", cwd=tmp_path)
-    assert "Report" not in without.stdout
-    made_up = densely("train", "digits", *words, "--out", "runs/digits-1", "--report", cwd=tmp_path)
-    assert "Report         runs/digits-1/report.html" in made_up.stdout
-
-
-def test_a_report_that_cannot_be_written_costs_no_training(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--out", run, "--report"]
-    first = densely("train", "digits", *words, "--no-report", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    (run / "figures").write_text("in the way")
-    done = densely("train", "digits", *words, cwd=tmp_path)
-    assert done.returncode == 0
-    assert "no report: " in done.stdout and f"densely report {run} tries again" in done.stdout
-    assert "Test accuracy" in done.stdout
 
 
 def test_report_explain_and_compare(place: Path, tmp_path: Path) -> None:
@@ -90,14 +70,11 @@ def test_report_explain_and_compare(place: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "a digit-explained.png") as picture:
         assert picture.width > 2 * 256
 
-    other = densely(
-        "train", "digits", "--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 300, "--out", "other", cwd=tmp_path
-    )
-    assert other.returncode == 0, other.stderr
+    shutil.copytree(place / "runs/digits-1", tmp_path / "other")
     compared = densely("compare", place / "runs/digits-1", "other", cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
     assert "Page           compare.html" in compared.stdout
-    assert "Do they really differ?" in (tmp_path / "compare.html").read_text()
+    assert "Nothing: their configs are equal." in (tmp_path / "compare.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -105,11 +82,7 @@ def test_report_explain_and_compare(place: Path, tmp_path: Path) -> None:
     [
         (["report", "nowhere"], "There is no run folder nowhere"),
         (["report", "runs/digits-1", "--out", "page.pdf"], "--out must end in .html"),
-        (["report", "runs/digits-1", "--out", "none/page.html"], "There is no folder none"),
         (["explain", "runs/digits-1", "none.png"], "There is no image at none.png"),
-        (["explain", "runs/digits-1", "train.log", "--out", "a.jpg"], "--out must end in .png"),
-        (["explain", "runs/digits-1", "train.log", "--of", "ten"], "There is no class named 'ten'"),
-        (["compare", "runs/digits-1"], "takes 2 to 12 runs, not 1"),
         (["compare", "runs/digits-1", "runs/digits-1"], "given twice"),
     ],
 )

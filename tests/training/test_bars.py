@@ -8,7 +8,7 @@ import pytest
 from kernel import executed, of, text
 from rich.console import Console
 
-from densely.training import live
+from densely.training import bars
 from densely.training.bars import InLog, InNotebook, InTerminal
 
 FIT = """
@@ -81,7 +81,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_bar_moves_above_the_last_lines_and_leaves_them_all(sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "PAUSE", 0)
+    monkeypatch.setattr(bars, "PAUSE", 0)
     bar = InNotebook()
     for epoch in range(20):
         bar.show(f"Epoch {epoch}", 3, 10, "loss 1 <b>")
@@ -91,8 +91,8 @@ def test_a_bar_moves_above_the_last_lines_and_leaves_them_all(sent: list[str], m
     bar.close()
     assert '<progress value="3" max="10"' in moving
     assert "loss 1 &lt;b&gt;" in moving
-    assert moving.count("<tr>") == 1 + live.RECENT
-    assert before.count("<tr>") == 1 + live.RECENT
+    assert moving.count("<tr>") == 1 + bars.RECENT
+    assert before.count("<tr>") == 1 + bars.RECENT
     assert sent[-1].count("<tr>") == 21
     assert "<th>&lt;i&gt;</th>" in sent[-1] and "<td>&amp;</td>" in sent[-1]
     assert len(sent) == 41
@@ -121,7 +121,7 @@ def test_nothing_shown_leaves_nothing(sent: list[str]) -> None:
 
 
 def test_each_console_gets_its_kind() -> None:
-    assert type(live.live(Console(force_jupyter=True))) is InNotebook
-    assert type(live.live(Console(force_jupyter=True, quiet=True))) is InLog
-    assert type(live.live(Console(force_terminal=True))) is InTerminal
-    assert type(live.live(Console(force_terminal=False))) is InLog
+    assert type(bars.live(Console(force_jupyter=True))) is InNotebook
+    assert type(bars.live(Console(force_jupyter=True, quiet=True))) is InLog
+    assert type(bars.live(Console(force_terminal=True))) is InTerminal
+    assert type(bars.live(Console(force_terminal=False))) is InLog

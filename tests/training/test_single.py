@@ -67,6 +67,23 @@ def test_the_run_folder_holds_what_it_promises(digits_run: Run) -> None:
     assert all(float(row["val_loss"]) > 0 for row in rows)
 
 
+def test_a_report_is_made_up_for_and_one_that_cannot_be_written_costs_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**TINY, "epochs": 1, "limit": 100, "out": tmp_path / "run"}
+    train("digits", **options)
+    (tmp_path / "run" / "figures").write_text("in the way")
+    run = train("digits", **{**options, "console": Console(width=200)}, report=True)
+    told = capsys.readouterr().out
+    assert "no report: " in told and f"densely report {run.folder} tries again" in told
+    assert "finished already" in told and "Test accuracy" in told
+
+    (tmp_path / "run" / "figures").unlink()
+    train("digits", **options)
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert "Report" in repr(train("digits", **options, report=True))
+
+
 def test_a_signal_while_the_report_is_written_says_that_the_training_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

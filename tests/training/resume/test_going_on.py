@@ -158,11 +158,13 @@ def test_a_kill_before_anything_was_written_is_in_nobodys_way(tmp_path: Path) ->
 
 
 def test_a_signal_before_the_first_step_ends_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "densely", "train", "digits", "--out", str(tmp_path / "run"), *OPTIONS]
+    program = "from densely.cli import main; print('up', flush=True); main()"
+    command = [sys.executable, "-c", program, "train", "digits", "--out", str(tmp_path / "run"), *OPTIONS]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
-        time.sleep(1)  # imports take longer
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"  # before that, a signal is Python's own affair
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

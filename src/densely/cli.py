@@ -633,6 +633,8 @@ def main() -> None:
         if end.code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
             err.print("densely: interrupted.")
         raise
+    except KeyboardInterrupt:  # before typer has begun
+        _end("interrupted.", 128 + signal.SIGINT)
     except Exception as error:
         from densely.training.memory import ran_out
 

@@ -251,7 +251,7 @@ def test_a_training_goes_on_without_a_port(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_ended_a_training_is_told_and_a_reader_waited_for(live_page: LivePage) -> None:
     recipe = SimpleNamespace(name="fast", epochs=2)
-    config = SimpleNamespace(data="digits", model="densenet-bc-16-8", seed=0, recipe=recipe)
+    config = SimpleNamespace(data="digits", model="densenet-bc-16-8", seed=0, recipe=recipe, watches_test=False)
     seen: dict[str, Any] = {}
 
     def read(address: str) -> None:
@@ -311,3 +311,10 @@ def test_several_trainings_are_followed_one_after_the_other(tmp_path: Path) -> N
     # It is the same training without them, and goes on with or without.
     asked = json.loads((tmp_path / "seeds" / "asked.json").read_text())
     assert not {"live", "tensorboard"} & asked.keys()
+
+
+def test_a_recipe_that_watches_the_test_part_is_told_so(live_page: LivePage) -> None:
+    live_page.tell(watched="test")
+    with opened(live_page.address, DESK, own=live_page.address) as browser:
+        browser.locator(".legend", has_text="test").first.wait_for()
+        assert "validation" not in browser.inner_text("main")

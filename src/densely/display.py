@@ -63,7 +63,7 @@ def card(run: Run) -> str:
     )
     return (
         f'<div style="{_BOX}; padding: .6em .9em; display: inline-block; max-width: 48em; line-height: 1.5; '
-        f'overflow-wrap: anywhere">{head}{rows}{_curves(history, config.watches_test)}</div>'
+        f'overflow-wrap: anywhere">{head}{rows}{_curves(history, config.watched)}</div>'
     )
 
 
@@ -77,14 +77,13 @@ def _history(run: Run) -> tuple[list[dict[str, float]], list[str]]:
         return [], [str(error)]
 
 
-def _curves(history: list[dict[str, float]], test_watched: bool) -> str:
+def _curves(history: list[dict[str, float]], watched_part: str) -> str:
     charts = [_chart("accuracy (%)", "accuracy", 100, history), _chart("loss", "loss", 1, history)]
     if not any(charts):
         return ""
     watched = any("val_accuracy" in row for row in history)
     legend = f'<span style="color: {TRAIN}">training</span>'
-    name = "test" if test_watched else "validation"
-    legend += f' &ensp;<span style="color: {VALIDATE}">{name}</span>' if watched else ""
+    legend += f' &ensp;<span style="color: {VALIDATE}">{watched_part}</span>' if watched else ""
     return f'<div style="margin-top: .5em">{"".join(charts)}<div style="font-size: .9em">{legend}</div></div>'
 
 

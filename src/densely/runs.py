@@ -90,6 +90,16 @@ class RunConfig(BaseModel):
     recipe: Recipe
 
     @property
+    def data_name(self) -> str:
+        """What the data are called: a built-in or given name as it is, a folder or table without its path."""
+        return name_for(self.data) if self.size else self.data
+
+    @property
+    def watched(self) -> str:
+        """Which part was looked at after every epoch, in words."""
+        return "test" if self.watches_test else "validation"
+
+    @property
     def watches_test(self) -> bool:
         """Whether the test part was looked at after every epoch; while settings are chosen, it never is."""
         return self.recipe.validate_on_test and not self.tune

@@ -148,8 +148,8 @@ def one_a_class(train: Dataset, rows: int, seed: int) -> tuple[list[int], Datase
     spread = np.linspace(0, len(present) - 1, min(rows, len(present))).astype(int)
     rng = np.random.default_rng(seed)
     classes = present[spread].tolist()
-    labels = train.labels if train.multi_label else train.labels[:, None] == np.arange(train.classes)
-    return classes, train.take([rng.choice(np.flatnonzero(labels[:, label])) for label in classes])
+    carries = train.carries()
+    return classes, train.take([rng.choice(np.flatnonzero(carries[:, label])) for label in classes])
 
 
 def seen_in_training(

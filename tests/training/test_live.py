@@ -251,7 +251,7 @@ def test_a_training_goes_on_without_a_port(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_ended_a_training_is_told_and_a_reader_waited_for(live_page: LivePage) -> None:
     recipe = SimpleNamespace(name="fast", epochs=2)
-    config = SimpleNamespace(data="digits", model="densenet-bc-16-8", seed=0, recipe=recipe, watches_test=False)
+    config = SimpleNamespace(data="digits", model="densenet-bc-16-8", seed=0, recipe=recipe, watched="validation")
     seen: dict[str, Any] = {}
 
     def read(address: str) -> None:

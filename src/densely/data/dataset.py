@@ -71,6 +71,12 @@ class Dataset:
         """Whether an image may carry several labels at once."""
         return self.labels.ndim == 2
 
+    def carries(self) -> NDArray[np.bool_]:
+        """Which image carries which label: bool (n, classes)."""
+        if self.multi_label:
+            return np.asarray(self.labels == 1)
+        return np.asarray(self.labels[:, None] == np.arange(self.classes))
+
     def class_counts(self) -> NDArray[np.int64]:
         """Images per class, int64 (classes,)."""
         if self.multi_label:

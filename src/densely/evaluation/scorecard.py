@@ -43,31 +43,31 @@ def mistakes(scores: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 
 def _one_label(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    yield "accuracy", _percent(scores["accuracy"]), _interval(scores["accuracy_ci95"], scores["n"])
-    yield "balanced accuracy", _percent(scores["balanced_accuracy"]), "mean recall of the classes"
-    yield "macro F1", _percent(scores["macro_f1"]), "mean F1 of the classes"
+    yield "accuracy", percent(scores["accuracy"]), _interval(scores["accuracy_ci95"], scores["n"])
+    yield "balanced accuracy", percent(scores["balanced_accuracy"]), "mean recall of the classes"
+    yield "macro F1", percent(scores["macro_f1"]), "mean F1 of the classes"
     if "top5_accuracy" in scores:
-        yield "top-5 accuracy", _percent(scores["top5_accuracy"]), ""
+        yield "top-5 accuracy", percent(scores["top5_accuracy"]), ""
     yield "loss", f"{scores['loss']:.4f}", "nats"
 
 
 def _several_labels(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    yield "mean average precision", _percent(scores["mean_average_precision"]), "of the classes"
-    yield "macro ROC AUC", _percent(scores["macro_roc_auc"]), "mean of the classes"
-    yield "accuracy", _percent(scores["accuracy"]), "of all yes-or-no answers"
-    yield "exact match", _percent(scores["exact_match"]), _interval(scores["exact_match_ci95"], scores["n"])
-    yield "micro F1", _percent(scores["micro_f1"]), "of all answers together"
-    yield "macro F1", _percent(scores["macro_f1"]), "mean F1 of the classes"
+    yield "mean average precision", percent(scores["mean_average_precision"]), "of the classes"
+    yield "macro ROC AUC", percent(scores["macro_roc_auc"]), "mean of the classes"
+    yield "accuracy", percent(scores["accuracy"]), "of all yes-or-no answers"
+    yield "exact match", percent(scores["exact_match"]), _interval(scores["exact_match_ci95"], scores["n"])
+    yield "micro F1", percent(scores["micro_f1"]), "of all answers together"
+    yield "macro F1", percent(scores["macro_f1"]), "mean F1 of the classes"
     yield "loss", f"{scores['loss']:.4f}", "nats an answer"
 
 
 def _calibration(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    yield "ECE", _percent(scores["ece"]), "expected calibration error"
+    yield "ECE", percent(scores["ece"]), "expected calibration error"
     if "calibration" in scores:
         scaled = scores["calibration"]
         yield "temperature", f"{scaled['temperature']:.3f}", f"fitted on {scaled['fitted_on']}; with it"
         yield "  loss", f"{scaled['loss_after']:.4f}", ""
-        yield "  ECE", _percent(scaled["ece_after"]), ""
+        yield "  ECE", percent(scaled["ece_after"]), ""
 
 
 def _classes(per_class: Mapping[str, Mapping[str, Any]], worst_by: str) -> Table:
@@ -94,7 +94,7 @@ def _classes(per_class: Mapping[str, Mapping[str, Any]], worst_by: str) -> Table
     for name in shown:
         row = per_class[name]
         # A name is the user's and may look like Rich's markup.
-        table.add_row(Text(name), *(_percent(row[column]) for column in columns), f"{row['support']:,}")
+        table.add_row(Text(name), *(percent(row[column]) for column in columns), f"{row['support']:,}")
     return table
 
 
@@ -122,5 +122,6 @@ def _interval(interval: tuple[float, float], n: int) -> str:
     return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, {n:,} images"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction in percent; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.2f} %"

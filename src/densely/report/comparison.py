@@ -50,8 +50,8 @@ def write(opened: Sequence[Run], out: Path) -> Path:
     """
     if not 2 <= len(opened) <= MOST:
         raise UsageError(f"A comparison takes 2 to {MOST} runs, not {len(opened)}.")
-    names = labels([run.folder for run in opened])
     found = rows(opened)
+    names = [row["name"] for row in found]
     drawn = {
         key: figures.finished(
             key, figures.overlaid(opened, names, key, label, scale), f"{label} of each run over the epochs"
@@ -106,10 +106,9 @@ def differences(opened: Sequence[Run], names: Sequence[str]) -> list[Difference]
     known: list[tuple[str, str, NDArray[np.bool_]]] = []
     for run, name in zip(opened, names, strict=True):
         part = "val" if run.config.tune else "test"
-        truth = _truth(run, part)
-        if truth is not None:
-            fingerprint = runs.read_fingerprints(run.folder).get(part, "")
-            known.append((name, fingerprint, run.predictions[part].argmax(axis=1) == truth))
+        right = _right(run, part)
+        if right is not None:
+            known.append((name, runs.read_fingerprints(run.folder).get(part, ""), right))
     found = []
     for i, (one, first, right) in enumerate(known):
         for other, second, also_right in known[i + 1 :]:
@@ -143,9 +142,8 @@ def _row(name: str, run: Run) -> dict[str, Any]:
         low, high = scores.get("exact_match_ci95" if multi else "accuracy_ci95", (None, None))
         return {
             "name": name,
-            "folder": str(run.folder),
             "fingerprint": runs.read_fingerprints(run.folder).get(part, ""),
-            "data": f"{runs.name_for(run.config.data) if run.config.size else run.config.data}, {part}",
+            "data": f"{run.config.data_name}, {part}",
             "network": run.config.model,
             "parameters": cost.parameters(run.config.network),
             "epochs": len(history),
@@ -160,11 +158,11 @@ def _row(name: str, run: Run) -> dict[str, Any]:
         }
 
 
-def _truth(run: Run, part: str) -> NDArray[np.int64] | None:
-    """The labels that a run was scored against; `None` where they were not kept."""
+def _right(run: Run, part: str) -> NDArray[np.bool_] | None:
+    """Which images of a part a run got right; `None` where that was not kept."""
     if run.inputs.multi_label or not (run.folder / "predictions.safetensors").is_file():
         return None
     found = run.predictions
     if f"{part}_labels" not in found:
         raise DataError(f"{run.folder / 'predictions.safetensors'} holds no labels of the {part} part.")
-    return np.asarray(found[f"{part}_labels"])
+    return np.asarray(found[part].argmax(axis=1) == found[f"{part}_labels"])

@@ -8,15 +8,16 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import numpy as np
 from markupsafe import escape
 from matplotlib import rc_context, rcParamsDefault
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from densely import cost
@@ -87,8 +88,9 @@ def accuracy(run: Run) -> Figure:
 def learning_rate(run: Run) -> Figure:
     """The learning rate at the end of each epoch."""
     figure, axes = _axes(4.6, 1.7)
-    epochs = [row["epoch"] for row in run.history]
-    axes.plot(epochs, [row["learning_rate"] for row in run.history], color=INK, marker=_marker(len(epochs)))
+    history = run.history
+    epochs = [row["epoch"] for row in history]
+    axes.plot(epochs, [row["learning_rate"] for row in history], color=INK, marker=_marker(len(epochs)))
     axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     _whole_epochs(axes, epochs)
     return figure
@@ -99,7 +101,8 @@ def overlaid(opened: Sequence[Run], names: Sequence[str], key: str, label: str, 
     """One column of `history.csv` of several runs, a curve each."""
     figure, axes = _axes(5.0, 3.2)
     epochs: list[float] = []
-    for run, name, colour, line in zip(opened, names, cycle(SEVERAL), _lines(len(opened)), strict=False):
+    for number, (run, name) in enumerate(zip(opened, names, strict=True)):
+        colour, line = SEVERAL[number % len(SEVERAL)], "-" if number < len(SEVERAL) else "--"
         rows = [row for row in run.history if key in row]
         if rows:
             x, y = [row["epoch"] for row in rows], [scale * row[key] for row in rows]
@@ -236,7 +239,7 @@ def balance(findings: Findings) -> Figure:
 
 @styled
 def network(run: Run) -> Figure:
-    """The network from image to classes: a box a stage, as high as its map, as wide as its channels."""
+    """The network from image to classes: a box a stage, with the size of its maps."""
     spec = run.config.network
     found = cost.stages(spec)
     height, width, channels = spec.input_shape
@@ -244,7 +247,6 @@ def network(run: Run) -> Figure:
     boxes = [("image", f"{height}×{width}×{channels}", "", LINE)]
     for stage in found:
         h, w, c = stage.shape
-        words, colour = f"{stage.parameters:,} parameters", LINE
         if stage.name.startswith("dense_block"):
             number, growth = next(layers)
             kind = "bottleneck layers" if spec.bottleneck else "layers"
@@ -253,17 +255,18 @@ def network(run: Run) -> Figure:
             words, colour = f"1×1 to {c} maps, then half the size", VALIDATE
         elif stage.name == "classifier":
             words, colour = "mean of each map, one linear layer", AFTER
-        elif stage.name == "stem":
-            words = {"cifar": "3×3", "imagenet": "7×7/2, pooling", "whitened": "whitening, 3×3/2"}[spec.stem]
+        else:
+            stems = {"cifar": "3×3", "imagenet": "7×7/2, pooling", "whitened": "whitening, 3×3/2"}
+            words, colour = stems[spec.stem], LINE
         size = f"{spec.classes} classes" if stage.name == "classifier" else f"{h}×{w}×{c}"
         boxes.append((stage.name.replace("_", " "), size, words, colour))
     figure, axes = _axes(4.6, 0.56 * len(boxes) + 0.1)
     axes.set_axis_off()
-    axes.set(xlim=(0, 10), ylim=(len(boxes) * 1.0, -0.05))
+    axes.set(xlim=(0, 10), ylim=(len(boxes), -0.05))
     for i, (name, size, words, colour) in enumerate(boxes):
         axes.add_patch(
             FancyBboxPatch(
-                (0.1, i + 0.08), 9.8, 0.62, boxstyle="round,pad=0,rounding_size=0.12", fc=(*_rgb(colour), 0.18),
+                (0.1, i + 0.08), 9.8, 0.62, boxstyle="round,pad=0,rounding_size=0.12", fc=(*to_rgb(colour), 0.18),
                 ec=colour, lw=1.2, mutation_aspect=0.5,
             )
         )  # fmt: skip
@@ -383,10 +386,10 @@ def _style(**more: Any) -> AbstractContextManager[None]:
 
 def _curves(run: Run, name: str, label: str, scale: float) -> Figure:
     figure, axes = _axes(4.6, 2.9)
-    epochs = [row["epoch"] for row in run.history]
-    watched = "test" if run.config.watches_test else "validation"
-    for key, colour, words in ((name, TRAIN, "training"), (f"val_{name}", VALIDATE, watched)):
-        rows = [row for row in run.history if key in row]
+    history = run.history
+    epochs = [row["epoch"] for row in history]
+    for key, colour, words in ((name, TRAIN, "training"), (f"val_{name}", VALIDATE, run.config.watched)):
+        rows = [row for row in history if key in row]
         if rows:
             marker = _marker(len(rows))
             x, y = [row["epoch"] for row in rows], [scale * row[key] for row in rows]
@@ -410,24 +413,12 @@ def _plain(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _lines(runs: int) -> list[str]:
-    return ["-" if i < len(SEVERAL) else "--" for i in range(runs)]
-
-
 def _marker(points: int) -> str:
     """A line of one point cannot be seen."""
     return "o" if points == 1 else ""
 
 
 def _whole_epochs(axes: Any, epochs: list[float]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if epochs:
         axes.set_xlim(min(epochs[0], epochs[-1] - 1), max(epochs[-1], epochs[0] + 1))
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    from matplotlib.colors import to_rgb
-
-    return to_rgb(colour)

@@ -256,11 +256,10 @@ def _doubtful(run: Run, model: keras.Model, held_out: Dataset, p: NDArray[np.flo
 
 def _examples(p: NDArray[np.float32], held_out: Dataset) -> list[tuple[int, int]]:
     """Of each class the image that carries it, and of which the network is the surest; and the class."""
-    found = []
+    found, carries = [], held_out.carries()
     for label in range(min(held_out.classes, EXAMPLES)):
-        carries = held_out.labels[:, label] == 1 if held_out.multi_label else held_out.labels == label
         guessed = p[:, label] >= 0.5 if held_out.multi_label else p.argmax(axis=1) == label
-        right = np.flatnonzero(carries & guessed)
+        right = np.flatnonzero(carries[:, label] & guessed)
         if len(right):
             found.append((int(right[p[right, label].argmax()]), label))
     return found

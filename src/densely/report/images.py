@@ -15,11 +15,16 @@ SIDE = 160
 """Longest side that an image has in the page's file, in pixels; the page enlarges small ones itself."""
 
 
+def is_small(image: NDArray[np.uint8]) -> bool:
+    """Whether an image's own pixels are to be seen."""
+    return bool(max(image.shape[:2]) <= 64)
+
+
 def address(image: NDArray[np.uint8]) -> str:
     """An image, uint8 `(H, W, C)`, as a data address: PNG if it is small, JPEG if it was made smaller."""
     height, width = image.shape[:2]
     shown = pictures.seen(image)
-    if max(height, width) <= 64:
+    if is_small(image):
         return _encoded(shown, "PNG", optimize=True)
     if max(height, width) > SIDE:
         scale = SIDE / max(height, width)

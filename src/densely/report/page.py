@@ -15,8 +15,10 @@ from markupsafe import Markup
 from densely import data, runs, show
 from densely.data import Dataset
 from densely.evaluation import scorecard
+from densely.evaluation.scorecard import percent
 from densely.report import figures, images
 from densely.report.gathering import EXAMPLES, Findings, Shown
+from densely.report.suspects import thumbnail_shape
 from densely.runs import Run
 from densely.training.progress import clock
 from densely.version import __version__
@@ -44,8 +46,8 @@ def draw_all(findings: Findings) -> dict[str, figures.Drawn]:
     run, scores = findings.run, findings.scores
     last = findings.history[-1] if findings.history else {}
     drawn = {
-        "loss": (figures.loss(run), _curve("Loss", last, "loss", 1, "", _watched(run))),
-        "accuracy": (figures.accuracy(run), _curve("Accuracy", last, "accuracy", 100, " %", _watched(run))),
+        "loss": (figures.loss(run), _curve("Loss", last, "loss", 1, "", run.config.watched)),
+        "accuracy": (figures.accuracy(run), _curve("Accuracy", last, "accuracy", 100, " %", run.config.watched)),
         "learning_rate": (figures.learning_rate(run), "Learning rate over the epochs"),
         "per_class": (figures.per_class(findings), "A bar for each class, the worst first; the table below has all"),
         "reliability": (
@@ -81,7 +83,7 @@ def page(findings: Findings, drawn: Mapping[str, figures.Drawn]) -> str:
     calibration = findings.scores.get("calibration")
     return render(
         "report.html.j2",
-        title=f"{config.model} on {runs.name_for(config.data) if config.size else config.data}",
+        title=f"{config.model} on {config.data_name}",
         subtitle=f"{run.folder.name} · recipe {config.recipe.name} · seed {config.seed} · {_started(run)}",
         sections=SECTIONS,
         figures=inlined(drawn),
@@ -92,10 +94,10 @@ def page(findings: Findings, drawn: Mapping[str, figures.Drawn]) -> str:
         **_verdict(findings, part),
         words=_words(findings, part),
         history={
-            "columns": [name.replace("val_", f"{_watched(run)} ").replace("_", " ") for name in order],
+            "columns": [name.replace("val_", f"{run.config.watched} ").replace("_", " ") for name in order],
             "rows": [[_cell(name, row.get(name)) for name in order] for row in history],
         },
-        confused=[(count, what) for count, what in scorecard.mistakes(findings.scores)[:8]],
+        confused=scorecard.mistakes(findings.scores)[:8],
         classes=_classes(findings.scores),
         mistakes=mistakes,
         mistake_classes=sorted({name for card in mistakes for name in card["classes"]}),
@@ -105,7 +107,7 @@ def page(findings: Findings, drawn: Mapping[str, figures.Drawn]) -> str:
         calibration=calibration,
         trust=_trust(findings.scores),
         reuse=[name for name in drawn if name.startswith("reuse_")],
-        hard=max(train.input_shape[:2]) <= 64,
+        hard=images.is_small(train.images[0]),
         augmented=_augmented(findings),
         grid=_grid(train),
         command=_command(run),
@@ -162,7 +164,7 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
     elif run.config.tune:
         warning = "Held-out training images were scored, to choose settings by; the test part was left alone."
     return {
-        "score": "–" if value is None else f"{100 * value:.2f} %",
+        "score": percent(value),
         "of_what": of,
         "bars": [bar for bar in bars if bar["value"] is not None],
         "facts": facts,
@@ -178,17 +180,19 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
     if watched:
         # As the conductor ranks them.
         row = max(watched, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-        best = f" The best {_watched(run)} accuracy was {100 * row['val_accuracy']:.2f} %, in epoch {row['epoch']:.0f}."
+        best = (
+            f" The best {run.config.watched} accuracy was {percent(row['val_accuracy'])}, in epoch {row['epoch']:.0f}."
+        )
     epochs = len(findings.history)
     ended = f"The last of {epochs} epochs is scored." if epochs > 1 else "There was one epoch."
     if recipe.early_stop is not None:
-        ended = f"The epoch that was best on the {_watched(run)} part is scored."
+        ended = f"The epoch that was best on the {run.config.watched} part is scored."
     if recipe.ema:
         ended += " Scored are the averaged weights."
     which = "each class" if train.classes <= EXAMPLES else f"the first {EXAMPLES} classes"
     matrix = (
         "Rows are the truth, columns the answer; blue is right, red a mistake, the stronger the more frequent."
-        if len(train.class_names) <= figures.NUMBERED
+        if train.classes <= figures.NUMBERED
         else "Rows are the truth, columns the answer; blue is right, red a mistake. Classes that are taken for one "
         "another stand together. Scroll to read the names."
     )
@@ -226,7 +230,7 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
         "reads the maps of all layers before it, and of the block's input.",
         "reuse": "The mean absolute weight from each source to each reader, as in the paper's Figure 5: red, much "
         "used; blue, little. A column is a layer, its last one what follows the block.",
-        "data": f"{_source(run)}: {len(train):,} images to train"
+        "data": f"{run.config.data_name}: {len(train):,} images to train"
         + "".join(
             f", {len(dataset):,} to {word}"
             for word, dataset in (("validate", findings.parts.val), ("test", findings.parts.test))
@@ -263,14 +267,14 @@ def _card(one: Shown, multi_label: bool, example: bool = False) -> dict[str, Any
         ]
     return {
         "image": images.address(one.image),
-        "hard": max(one.image.shape[:2]) <= 64,
+        "hard": images.is_small(one.image),
         "heat": images.heat(one.heat),
         "beside": None if one.beside is None else images.address(one.beside),
         "alt": f"image {one.index}: {truth}; the network says {guess}",
         "lines": lines,
         "classes": sorted({*one.truth, *one.guess}),
         "told": {
-            "title": f"{truth}" if right else f"{guess}, but it is {truth}",
+            "title": truth if right else f"{guess}, but it is {truth}",
             "note": f"image {one.index} of its part" + (f"; {one.note}" if one.note else ""),
             "of": one.of,
             "top": [(name, round(float(p), 4)) for name, p in one.top],
@@ -282,7 +286,7 @@ def _classes(scores: Mapping[str, Any]) -> dict[str, Any]:
     columns = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "average precision"}
     present = [key for key in columns if key in next(iter(scores["per_class"].values()))]
     rows = [
-        (name, [_percent(row[key]) for key in present] + [f"{row['support']:,}"])
+        (name, [percent(row[key]) for key in present] + [f"{row['support']:,}"])
         for name, row in scores["per_class"].items()
     ]
     return {"columns": [*(columns[key] for key in present), "images"], "rows": rows}
@@ -291,7 +295,11 @@ def _classes(scores: Mapping[str, Any]) -> dict[str, Any]:
 def _trust(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     after = scores.get("calibration")
     return [
-        ("expected calibration error", _percent(scores["ece"]), _percent(after["ece_after"]) if after else ""),
+        (
+            "expected calibration error",
+            percent(scores["ece"]),
+            percent(after["ece_after"]) if after else "",
+        ),
         ("loss (nats)", f"{scores['loss']:.4f}", f"{after['loss_after']:.4f}" if after else ""),
     ]
 
@@ -317,10 +325,10 @@ def _augmented(findings: Findings) -> list[dict[str, Any]]:
 def _grid(train: Dataset) -> list[dict[str, Any]]:
     each = max(1, min(10, GRID // train.classes))
     rng = np.random.default_rng(0)
-    labels = train.labels if train.multi_label else train.labels[:, None] == np.arange(train.classes)
+    carries = train.carries()
     rows = []
     for label in range(min(train.classes, GRID)):
-        chosen = rng.permutation(np.flatnonzero(labels[:, label]))[:each]
+        chosen = rng.permutation(np.flatnonzero(carries[:, label]))[:each]
         rows.append({"name": train.class_names[label], "images": [images.address(train.images[i]) for i in chosen]})
     return rows
 
@@ -360,20 +368,8 @@ def _started(run: Run) -> str:
     return str(_environment_of(run).get("started", ""))[:10]
 
 
-def _source(run: Run) -> str:
-    config = run.config
-    return runs.name_for(config.data) if config.size else config.data
-
-
 def _thumbnail(train: Dataset) -> str:
-    from densely.report.suspects import thumbnail_shape
-
     return "×".join(map(str, thumbnail_shape(*train.input_shape[:2])))
-
-
-def _watched(run: Run) -> str:
-    """Which part was looked at after every epoch."""
-    return "test" if run.config.watches_test else "validation"
 
 
 def _repeats(run: Run) -> str:
@@ -400,7 +396,3 @@ def _cell(name: str, value: float | None) -> str:
     if name.endswith("accuracy"):
         return f"{100 * value:.2f} %"
     return f"{value:.3g}" if name == "learning_rate" else f"{value:.4f}" if "loss" in name else f"{value:.1f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densely.data import Dataset
+from densely.data.dataset import chunks
 
 THUMBNAIL = 8
 """Side to which images are brought before they are compared, in pixels."""
@@ -123,12 +124,12 @@ def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows, columns = thumbnail_shape(height, width)
     tops, lefts = np.arange(rows) * height // rows, np.arange(columns) * width // columns
     areas = np.outer(np.diff([*tops, height]), np.diff([*lefts, width]))
-    small = np.empty((len(images), rows, columns), np.float32)
-    for start in range(0, len(images), 1024):
-        grey = images[start : start + 1024].mean(axis=3, dtype=np.float32)
+    small = []
+    for chunk in chunks(images):
+        grey = chunk.mean(axis=3, dtype=np.float32)
         sums = np.add.reduceat(np.add.reduceat(grey, tops, axis=1), lefts, axis=2)
-        small[start : start + 1024] = sums / areas
-    flat = small.reshape(len(images), -1)
+        small.append((sums / areas).astype(np.float32))
+    flat = np.concatenate(small).reshape(len(images), -1)
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.where(length > 1e-3, flat / np.maximum(length, 1e-12), 0).astype(np.float32)

@@ -59,7 +59,7 @@ def _beginning(run: Run) -> dict[str, Any]:
         "recipe": config.recipe.name,
         "epochs": config.recipe.epochs,
         "seed": config.seed,
-        "watched": "test" if config.watches_test else "validation",
+        "watched": config.watched,
         "phase": "scoring" if trained else "starting",
         "history": run.history if trained else [],
     }

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -157,9 +158,96 @@ def textbook_block(memory_efficient: bool) -> Callable[[dict[str, Any]], Callabl
     return lambda task: block_alone(task, lambda *given: make(*given).to(task["device"]), channels_last=False)
 
 
-#: One block alone; Keras's mixed precision is a policy, so it takes part in float32 only.
+def asking(answer: Callable[[Any], Callable[[np.ndarray], Any]]) -> Callable[[dict[str, Any]], Callable[[], None]]:
+    """Batches asked about, one after the other; `answer` makes from a network what answers."""
+
+    def make(task: dict[str, Any]) -> Callable[[], None]:
+        import keras
+
+        from densely.architecture import spec
+
+        keras.utils.set_random_seed(task["seed"])
+        network = spec(task["network"], **task["changes"])
+        x, _ = data(task, network.input_shape, network.classes)
+        ask = answer(network)
+
+        def run() -> None:
+            for start in range(0, len(x), task["batch"]):
+                ask(x[start : start + task["batch"]])
+
+        return run
+
+    return make
+
+
+def keras_predict(network: Any) -> Callable[[np.ndarray], Any]:
+    """The Keras model."""
+    from densely.architecture import build
+
+    model = build(network)
+    return lambda images: model.predict_on_batch(images)
+
+
+def exported(suffix: str, int8: bool = False) -> Callable[[Any], Callable[[np.ndarray], Any]]:
+    """An export in its own runtime."""
+
+    def answer(network: Any) -> Callable[[np.ndarray], Any]:
+        from densely.architecture import build
+        from densely.export import int8 as quantised
+        from densely.export import onnx, program
+        from densely.export.description import Description
+        from densely.export.folding import fold
+
+        description = Description(
+            name="benchmark",
+            class_names=tuple(map(str, range(network.classes))),
+            multi_label=False,
+            input_shape=network.input_shape,
+            with_preprocessing=False,
+            preprocessing={},
+        )
+        folded = fold(build(network), network, network.input_shape)
+        kind: Any = onnx if suffix == "onnx" else program
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"model.{suffix}"
+            if int8:
+                seen = np.random.default_rng(0).normal(size=(64, *network.input_shape)).astype("float32")
+                quantised.write(folded, description, path, seen)
+            else:
+                kind.write(folded, description, path)
+            return kind.reopened(path)  # type: ignore[no-any-return]
+
+    return answer
+
+
+def textbook_eval(network: Any) -> Callable[[np.ndarray], Any]:
+    """The textbook's network, as it is asked in channels-last."""
+    import torch
+    from peers import DenseNet
+
+    model: Any = DenseNet(network, memory_efficient=False).eval()
+    model.to(memory_format=torch.channels_last)
+
+    def answer(images: np.ndarray) -> Any:
+        with torch.no_grad():
+            return model(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1).numpy()
+
+    return answer
+
+
+#: Asked about images, nothing learnt.
+PREDICTORS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
+    "Keras": asking(keras_predict),
+    "textbook PyTorch": asking(textbook_eval),
+    "torch.export": asking(exported("pt2")),
+    "ONNX Runtime": asking(exported("onnx")),
+    "ONNX Runtime, int8": asking(exported("onnx", int8=True)),
+}
+
+#: One block alone; bfloat16 is autocast's, which the reference path of Keras was not made for.
 BLOCKS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
     "densely": keras_block(None),
+    "densely, Triton": keras_block(None),
     "textbook PyTorch": textbook_block(False),
     "checkpoint": textbook_block(True),
     "Keras on torch": keras_block(False),
@@ -167,6 +255,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
 
 CONTENDERS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
     "densely": lambda task: keras_fit(task, fused=None),
+    "densely, Triton": lambda task: keras_fit(task, fused=None),
     "textbook PyTorch": textbook,
     "torch.compile": lambda task: textbook(task, compiled=True),
     "checkpoint": lambda task: textbook(task, memory_efficient=True),
@@ -181,7 +270,8 @@ def main() -> None:
     # Results alone go to standard output, whatever a library may print.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    run = (BLOCKS if "layers" in task else CONTENDERS)[task["contender"]](task)
+    kind = PREDICTORS if task.get("asked") else BLOCKS if "layers" in task else CONTENDERS
+    run = kind[task["contender"]](task)
     device = task["device"]
     run_start = resident(device)
     for word in sys.stdin:

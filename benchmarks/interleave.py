@@ -23,6 +23,7 @@ import torch
 from densely.runs import processor
 
 ENGINES = {"Keras on jax": "jax"}
+SWITCHES = {"densely, Triton": {"DENSELY_TRITON": "1"}}
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Process:
                 "KERAS_TORCH_DEVICE": task["device"],
                 "JAX_PLATFORMS": task["device"],
                 "OMP_NUM_THREADS": str(threads),
+                **SWITCHES.get(task["contender"], {}),
             },
         )
 

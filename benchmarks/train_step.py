@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", default=["densenet-bc-100-12"])
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.2])
-    parser.add_argument("--contenders", nargs="+", default=EVERYBODY, choices=EVERYBODY, metavar="NAME")
+    parser.add_argument(
+        "--contenders", nargs="+", default=EVERYBODY, choices=[*EVERYBODY, "densely, Triton"], metavar="NAME"
+    )
     parser.add_argument("--depth", nargs="+", type=int, default=[None], help="sweep the depth of the network")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=4, help="steps a round")

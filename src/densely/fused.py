@@ -4,7 +4,7 @@ A dense block runs fused where the engine is PyTorch and real numbers are at han
 stateless calls, tracing and export take the reference path: they want a graph of ordinary operators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -35,6 +35,39 @@ def possible(x: Any, units: Sequence[Any]) -> bool:
     )
 
 
+def explain(precision: str, say: Callable[[str], None]) -> str:
+    """What the dense blocks run on, in a word or with the reason; compiles what has to be compiled.
+
+    Args:
+        precision: what the network computes in, `float32` or `bfloat16`.
+        say: called with a sentence where a user waits for the compiler, or gets less speed than there is.
+    """
+    if keras.backend.backend() != "torch":
+        return "Keras operations"
+    import torch
+    from keras.src.backend.torch.core import get_device
+
+    from densely.kernels import triton
+    from densely.kernels.native import library
+
+    device = torch.device(get_device())
+    reason = triton.why_not(device)
+    if reason is None:
+        return "Triton kernels"
+    if device.type != "cpu":
+        if triton.asked():
+            say(f"The dense blocks run on PyTorch's operators: {reason}.")
+        return f"PyTorch operators: {reason}"
+    dtype = getattr(torch, precision)
+    if library.must_build(dtype):
+        say("Compiling the dense block for this processor: once, about ten seconds.")
+    reason = library.why_not(dtype)
+    if reason is None:
+        return "compiled loops"
+    say(f"The dense blocks run on PyTorch's operators, two to three times slower than compiled: {reason}.")
+    return f"PyTorch operators: {reason}"
+
+
 def tensors(*units: Any) -> tuple[Any, Any]:
     """The weights of one or two `NormReluConv`, in a row, as the kernels take them: parameters, moving statistics.
 
@@ -55,7 +88,7 @@ def tensors(*units: Any) -> tuple[Any, Any]:
 
 
 def options(
-    conv_options: dict[str, Any], training: bool, generator: keras.random.SeedGenerator | None
+    conv_options: dict[str, Any], training: bool, generator: keras.random.SeedGenerator | None, replicas: Any
 ) -> dict[str, Any]:
     """What the kernels are told besides tensors; draws a seed where dropout will need one."""
     active = training and generator is not None
@@ -65,11 +98,24 @@ def options(
         "epsilon": conv_options["epsilon"],
         "dropout": conv_options["dropout"],
         "seed": draw_seed(generator) if active else None,
+        "replicas": replicas,
     }
 
 
 def draw_seed(generator: keras.random.SeedGenerator) -> int:
-    """The next seed of a Keras generator, as one number; Keras saves the generator's state with the weights."""
+    """The next seed of a Keras generator, as one number; Keras saves the generator's state with the weights.
+
+    Where several processes train together they have the same state, and each drops others of its own images' elements.
+    """
     state = keras.ops.convert_to_numpy(generator.next()).astype(np.uint32)
     # PyTorch's CPU generator looks at 32 bits only, so the seed and its counter are mixed into that many.
-    return int(np.random.SeedSequence(state.tolist()).generate_state(1)[0])
+    rank = _rank()
+    own = (rank,) if rank else ()
+    return int(np.random.SeedSequence(state.tolist(), spawn_key=own).generate_state(1)[0])
+
+
+def _rank() -> int:
+    """Of this process among those that PyTorch's default group joins; 0 where there is none."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

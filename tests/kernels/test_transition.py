@@ -45,7 +45,7 @@ def textbook(x, layer, moving, training, frozen=False):
 
 
 def gradients(y, x, layer):
-    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
     wanted = [x, *(p for p in layer if p is not None)]
     return torch.autograd.grad((y * weight).sum(), wanted)
 

@@ -7,7 +7,7 @@ normalised copy for the backward pass: memory that grows with the square of the 
 implementations of Pleiss et al. (arXiv 1707.06990) that copy is not kept here; and beyond them:
 
 - There is one buffer (M pixels × final width, channels last). A layer writes its k channels into its slice; nothing is
-  concatenated, and the buffer is the block's output.
+  concatenated, and the buffer is the block's output (by the compiled loops, what it is put together from).
 - A map's mean and variance do not depend on who reads it. They are computed once, when the map is made.
 - relu(BN(·)) is made again in the backward pass, a cache-sized chunk of rows at a time.
 - There is one gradient buffer G. For layer l with input x̂ = (x - mean)·rstd, activation a = relu(γ·x̂ + β) and
@@ -27,9 +27,14 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from densely.kernels import native
 from densely.kernels.backward import Backward
+from densely.kernels.choice import chosen
+from densely.kernels.engine import Engine
 from densely.kernels.forward import Forward, Kept
+from densely.kernels.operators.block import OperatorEngine
 from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, make_plan
+from densely.kernels.replicas import Replicas
 
 
 def dense_block(
@@ -42,6 +47,7 @@ def dense_block(
     epsilon: float = 1e-3,
     dropout: float = 0.0,
     seed: int | torch.Generator | None = None,
+    replicas: Replicas | None = None,
 ) -> torch.Tensor:
     """Runs a dense block; equal to its layers run one by one, with memory that grows linearly with their number.
 
@@ -59,6 +65,8 @@ def dense_block(
         dropout: the share of each convolution's outputs to set to zero in training, 0 ≤ dropout < 1. What stays is
             scaled so that the expectation stays.
         seed: of dropout: a whole number, or a generator on x's device, which advances; None is PyTorch's default one.
+        replicas: the processes over whose images the batch's statistics are taken, if not over x alone; all of them
+            call this and the backward pass together, with the same layers and sizes but for N.
 
     Returns:
         (N, H, W, C0 + L·k), contiguous, in the dtype computed in: x first, then every layer's channels in order.
@@ -69,29 +77,32 @@ def dense_block(
     """
     device = x.device.type
     if x.is_meta:  # shapes only, as Keras asks for when it builds a model
-        plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, None)
+        plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, None, "operators")
         return x.new_empty((plan.images, *plan.size, plan.width))
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
-    plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, seed)
+    plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, seed, chosen(x), replicas)
     parameters = [tensor for layer in layers for tensor in layer]
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
             output: torch.Tensor = _DenseBlock.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
             return output
         with torch.no_grad():
-            return Forward(plan, layers, keep=False).run(x)
+            if plan.asked:
+                return _engine(plan).inference(x, layers)
+            return Forward(plan, _engine(plan), layers, keep=False).run(x)
 
 
 class _DenseBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, plan: Plan, *parameters: torch.Tensor | None) -> torch.Tensor:
-        forward = Forward(plan, _layers(parameters), keep=True)
+        forward = Forward(plan, _engine(plan), _layers(parameters), keep=True)
         output = forward.run(x)
         kept = [tensor for layer in forward.kept for tensor in layer]
-        # Through save_for_backward, the output too: as plain attributes it would make a reference cycle, and changes in
-        # place between here and the backward pass would go unnoticed.
-        ctx.save_for_backward(output, forward.mean, forward.rstd, *parameters, *kept)
+        # Through save_for_backward, and where the maps are the output, that: as a plain attribute it would make a
+        # reference cycle, and changes in place between here and the backward pass would go unnoticed.
+        buffer = output if forward.buffer.data_ptr() == output.data_ptr() else forward.buffer
+        ctx.save_for_backward(buffer, forward.mean, forward.rstd, *parameters, *kept)
         ctx.plan = plan
         return output
 
@@ -99,16 +110,23 @@ class _DenseBlock(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan: Plan = ctx.plan
-        output, mean, rstd, *saved = ctx.saved_tensors
+        buffer, mean, rstd, *saved = ctx.saved_tensors
         fields = len(LayerParameters._fields)
         parameters, kept = saved[: plan.depth * fields], saved[plan.depth * fields :]
         wanted = [ctx.needs_input_grad[0], *map(any, _groups(ctx.needs_input_grad[2:], fields))]
         with torch.autocast(plan.device.type, enabled=False):
-            backward = Backward(
-                plan, _layers(parameters), output, mean, rstd, [Kept(*k) for k in _groups(kept, len(Kept._fields))]
-            )
+            left = [Kept(*k) for k in _groups(kept, len(Kept._fields))]
+            backward = Backward(plan, _engine(plan), _layers(parameters), buffer, mean, rstd, left)
             x_gradient, gradients = backward.run(gradient, wanted)
         return x_gradient, None, *(g for layer in gradients for g in layer)
+
+
+def _engine(plan: Plan) -> Engine:
+    if plan.engine == "triton":
+        from densely.kernels.triton.block import TritonEngine
+
+        return TritonEngine(plan)
+    return native.NativeEngine(plan) if plan.engine == "native" else OperatorEngine(plan)
 
 
 def _groups(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -1,17 +1,27 @@
-"""Dropout's random bits, cheaply: 8 of them for an element, eight elements for one call of the generator.
+"""Dropout's random bits, cheaply: 8 of them for an element, from a counter and a key.
 
 `bernoulli_`, which `torch.nn.functional.dropout` calls, was a third of a textbook DenseNet training step on the CPU.
-Here the generator fills 64-bit words, and every byte of them is compared with a threshold. A byte alone would turn a
-rate of 0.2 into 51/256 = 0.1992. So every group of elements gets one byte more, which decides whether its threshold is
-51 or 52, and the rate comes in steps of 1/65,536. Any two elements of a group are correlated by that, by 3e-5 at most
-at rates from 0.2 to 0.8. The scale of what is kept uses the rate that the thresholds really give, so the expectation
-is exact.
+Here an element's byte is compared with a threshold. A byte alone would turn a rate of 0.2 into 51/256 = 0.1992. So
+every group of 256 elements gets one byte more, which decides whether its threshold is 51 or 52, and the rate comes in
+steps of 1/65,536. Any two elements of a group are correlated by that, by 3e-5 at most at rates from 0.2 to 0.8. The
+scale of what is kept uses the rate that the thresholds really give, so the expectation is exact.
+
+On the CPU the bytes are a mix of the element's number and a key of 64 bits, which is all that is drawn from a
+generator: masks are the same however the elements are cut up, on however many threads, by whichever engine. The mix is
+two rounds of Wellons' `lowbias32` (https://nullprogram.com/blog/2018/07/31/). On other devices
+operators fill masks from the device's own generator; Triton's kernels mix, from a key that never leaves the device.
 """
+
+from collections.abc import Callable
 
 import torch
 
 _STEPS = 1 << 16
 _GROUP = 256
+_AT_ONCE = 1 << 12
+"""Groups whose numbers are mixed at once: a mebibyte of them stays in the cache."""
+
+Key = tuple[int, int]
 
 
 def threshold(rate: float) -> int:
@@ -25,36 +35,62 @@ def scale(rate: float) -> float:
     return _STEPS / kept if kept else 0.0
 
 
-def words(elements: int) -> int:
-    """How many 64-bit random words a mask of so many elements takes."""
-    groups = _groups(elements)
-    return -(-groups * (_GROUP + 1) // 8)
+def new_key(generator: torch.Generator | None) -> Key:
+    """Two numbers of 32 bits from a generator on the CPU; None is PyTorch's default one."""
+    first, second = torch.empty(2, dtype=torch.int64).random_(0, 1 << 32, generator=generator).tolist()
+    return first, second
 
 
-def draw(mask: torch.Tensor, rate: float, generator: torch.Generator | None, bits: torch.Tensor | None = None) -> None:
+def draw(mask: torch.Tensor, rate: float, generator: torch.Generator | None) -> None:
     """Fills a mask: 1 where an element is kept (probability 1 - rate), 0 where it is dropped.
 
     Args:
         mask: contiguous int8 tensor of any shape, written.
         rate: the share to drop, 0 to 1, used in steps of 1/65,536.
         generator: where the bits come from, on the mask's device; None is PyTorch's default generator.
-        bits: scratch, at least `words(mask.numel())` int64 on the mask's device; made here unless given.
     """
-    elements, groups = mask.numel(), _groups(mask.numel())
-    if bits is None:
-        bits = torch.empty(words(elements), dtype=torch.int64, device=mask.device)
-    bits = bits[: words(elements)].random_(-(1 << 63), None, generator=generator)
-    drawn = bits.view(torch.int8)
-    extra = drawn[groups * _GROUP : groups * (_GROUP + 1)]
-    drawn = drawn[: groups * _GROUP].view(groups, _GROUP)
+    flat = mask.view(-1)
+    if mask.device.type != "cpu":
+        _fill(flat, rate, lambda first, groups: _drawn(groups, mask.device, generator))
+        return
+    key = new_key(generator)
+    _fill(flat, rate, lambda first, groups: _mixed_bytes(first, groups, key))
+
+
+def _fill(mask: torch.Tensor, rate: float, random: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]) -> None:
     # The rarer of the two outcomes is "below the threshold", which is thus never one past the last int8.
     dropped = threshold(rate)
     whole, rest = divmod(min(dropped, _STEPS - dropped), 256)
-    first = extra.lt_(rest - 128).add_(whole - 128).view(groups, 1)
-    # In place: the comparison that gives int8 is vectorised, the one that gives bool is not.
-    kept = drawn.ge_(first) if 2 * dropped <= _STEPS else drawn.lt_(first)
-    mask.view(-1).copy_(kept.view(-1)[:elements])
+    every, step = -(-len(mask) // _GROUP), _AT_ONCE if mask.device.type == "cpu" else 1 << 40
+    for first in range(0, every, step):
+        drawn, extra = random(first, min(step, every - first))
+        # As signed bytes, so that 128 is the middle: the comparison that gives int8 is vectorised, in place.
+        limits = extra.lt_(rest - 128).add_(whole - 128).view(-1, 1)
+        kept = drawn.ge_(limits) if 2 * dropped <= _STEPS else drawn.lt_(limits)
+        part = mask[first * _GROUP : (first + step) * _GROUP]
+        part.copy_(kept.view(-1)[: len(part)])
 
 
-def _groups(elements: int) -> int:
-    return -(-elements // _GROUP)
+def _drawn(groups: int, device: torch.device, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+    words = torch.empty(-(-groups * (_GROUP + 1) // 8), dtype=torch.int64, device=device)
+    drawn = words.random_(-(1 << 63), None, generator=generator).view(torch.int8)
+    return drawn[: groups * _GROUP].view(groups, _GROUP), drawn[groups * _GROUP : groups * (_GROUP + 1)]
+
+
+def _mixed_bytes(first: int, groups: int, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+    words = torch.arange(first * _GROUP // 4, (first + groups) * _GROUP // 4)
+    drawn = _mix(words, *key).view(torch.int8).view(groups, _GROUP)
+    extra = _mix(torch.arange(first, first + groups), *reversed(key)).view(torch.int8)[::4].clone()
+    return drawn.bitwise_xor_(-128), extra.bitwise_xor_(-128)  # from unsigned to signed order
+
+
+def _mix(numbers: torch.Tensor, first: int, second: int) -> torch.Tensor:
+    """32 bits for each number, as int32, whose arithmetic wraps as that of unsigned numbers does."""
+    mixed = _round(numbers.add_(first).to(torch.int32))
+    return _round(mixed.bitwise_xor_(second - (second >> 31 << 32)))
+
+
+def _round(x: torch.Tensor) -> torch.Tensor:
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(0x7FEB352D)
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(0x846CA68B - (1 << 32))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))

@@ -36,6 +36,8 @@ class Shelf:
     def __init__(self, limit: int = IDLE_LIMIT) -> None:
         self.limit = limit
         self._idle: list[np.ndarray] = []  # the most recently used last: likeliest to be in the cache
+        self._sizes: list[int] = []  # theirs
+        self._bytes = 0  # of all
         self._returned: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):  # a fork copies a lock as it is, perhaps held by a thread it does not copy
@@ -48,34 +50,43 @@ class Shelf:
         """A tensor of `nbytes` unsigned bytes, contents arbitrary, 64-byte aligned."""
         with self._lock:
             self._settle()
-            fitting = [
-                i for i, block in enumerate(self._idle) if nbytes <= block.nbytes - _ALIGNMENT <= nbytes * 5 // 4
-            ]
-            best = min(reversed(fitting), key=lambda i: self._idle[i].nbytes, default=None)
-            block = self._new(nbytes + _ALIGNMENT) if best is None else self._idle.pop(best)
+            block = self._fitting(nbytes + _ALIGNMENT)
+            if block is None:
+                block = self._new(nbytes + _ALIGNMENT)
         start = -block.ctypes.data % _ALIGNMENT
         lease = block[start : start + nbytes]
         weakref.finalize(lease, self._give_back, block).atexit = False
         return torch.from_numpy(lease)
 
+    def _fitting(self, nbytes: int) -> np.ndarray | None:
+        """An idle block that is large enough, by a quarter at most; the smallest, and of those the one used last."""
+        best, least = None, nbytes * 5 // 4 + 1
+        for i in range(len(self._sizes) - 1, -1, -1):
+            if nbytes <= self._sizes[i] < least:
+                best, least = i, self._sizes[i]
+        if best is None:
+            return None
+        self._bytes -= self._sizes.pop(best)
+        return self._idle.pop(best)
+
     def _new(self, nbytes: int) -> np.ndarray:
         try:
             return np.empty(nbytes, np.uint8)
         except MemoryError:
-            self._idle.clear()  # what lies unused here may be what is missing
+            self._drop(len(self._idle))  # what lies unused here may be what is missing
             return np.empty(nbytes, np.uint8)
 
     def idle_bytes(self) -> int:
         """Bytes on the shelf that nobody uses now."""
         with self._lock:
             self._settle()
-            return sum(block.nbytes for block in self._idle)
+            return self._bytes
 
     def clear(self) -> None:
         """Frees everything that nobody uses now."""
         with self._lock:
             self._settle()
-            self._idle.clear()
+            self._drop(len(self._idle))
 
     def _give_back(self, block: np.ndarray) -> None:
         # A finalizer may run anywhere, even in a thread that is inside `take`: it must not wait for the lock.
@@ -88,9 +99,17 @@ class Shelf:
 
     def _settle(self) -> None:
         while self._returned:
-            self._idle.append(self._returned.popleft())
-        while sum(block.nbytes for block in self._idle) > self.limit:
-            self._idle.pop(0)
+            block = self._returned.popleft()
+            self._idle.append(block)
+            self._sizes.append(block.nbytes)
+            self._bytes += block.nbytes
+        while self._bytes > self.limit:
+            self._drop(1)
+
+    def _drop(self, count: int) -> None:
+        """Frees the blocks that have lain here longest."""
+        self._bytes -= sum(self._sizes[:count])
+        del self._idle[:count], self._sizes[:count]
 
 
 _shelf = Shelf()

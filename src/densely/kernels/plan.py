@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from densely.kernels import dropout
+from densely.kernels.choice import EngineName
 from densely.kernels.memory import Scratch, empty
+from densely.kernels.replicas import Replicas
 
 # Bytes of one operand's chunk, as if it were in the dtype of sums. Measured on two cores with 2 MiB of second-level
 # cache each: half as much is slower (more calls), twice as much no faster.
@@ -85,6 +87,10 @@ class Plan:
     rate: float
     """Of dropout; 0 when it is off."""
     generator: torch.Generator | None
+    engine: EngineName
+    """Who does it."""
+    replicas: Replicas | None = None
+    """The processes whose images are normalised together; None for this one's alone."""
 
     @property
     def depth(self) -> int:
@@ -108,12 +114,18 @@ class Plan:
     @property
     def factor(self) -> float:
         """What dropout multiplies the elements by that it keeps."""
-        return dropout.scale(self.rate) if self.rate else 1.0
+        return dropout.scale(self.rate)
 
     def by_batch(self, layer: int, which: int) -> bool:
         """Whether a layer's first or second BN normalises by the batch."""
         statistics = self.statistics[layer]
         return self.training and not (statistics.frozen1 if which == 1 else statistics.frozen2)
+
+    @property
+    def asked(self) -> bool:
+        """Whether all goes by moving statistics and nothing is dropped."""
+        which = (1, 2) if self.bottleneck else (1,)
+        return not self.rate and not any(self.by_batch(i, n) for i in range(self.depth) for n in which)
 
     def fold(self, channels: int) -> int:
         """How many rows of so few channels to read as one: a power of two ≤ 64 that divides every chunk."""
@@ -131,9 +143,9 @@ class Plan:
         pixels = math.prod(self.size)
         return pixels * min(self.images, max(1, self._rows(channels) // pixels))
 
-    def spatial_step(self, layer: int) -> int:
-        """Rows of a chunk of whole images for a layer's 3×3 convolution."""
-        return self.image_step(max(self.bottleneck or self.channels(layer), self.growth))
+    def spatial_step(self, channels: int) -> int:
+        """Rows of a chunk of whole images for a 3×3 convolution of so many channels to k."""
+        return self.image_step(max(channels, self.growth))
 
     def chunks(self, step: int, *tensors: torch.Tensor | None) -> Iterator[tuple[Any, ...]]:
         """Tensors of M rows cut into chunks: (chunk number, a chunk of each tensor or None where there is none)."""
@@ -152,15 +164,13 @@ class Plan:
 
     def scratch_elements(self) -> int:
         """Elements of the largest operand of any chunk."""
-        inputs = [self.channels(i) for i in range(self.depth)]
-        most = self.row_step(self.start) * self.start
-        for index, channels in enumerate(inputs):
-            most = max(most, self.spatial_step(index) * max(self.bottleneck or channels, self.growth))
+        asked, most = self.asked, self.row_step(self.start) * self.start
+        for channels in map(self.channels, range(self.depth)):
+            spatial = self.bottleneck or channels
+            most = max(most, self.spatial_step(spatial) * max(spatial, self.growth))
             if self.bottleneck:
                 most = max(most, self.row_step(channels) * max(channels, self.bottleneck))
-                if not self.by_batch(
-                    index, 2
-                ):  # then the second BN may be folded away, and whole images go through the layer
+                if asked:  # whole images go through the layer at once
                     most = max(most, self.image_step(channels) * channels)
         return most
 
@@ -170,6 +180,32 @@ class Plan:
 
     def _rows(self, channels: int) -> int:
         return chunk_rows(channels, self.sums, self.device)
+
+
+class TransitionOptions(NamedTuple):
+    """Everything about one call of a transition but the tensors to differentiate."""
+
+    statistics: RunningStatistics
+    training: bool
+    momentum: float
+    epsilon: float
+    rate: float
+    """Of dropout; 0 when it is off."""
+    generator: torch.Generator | None
+    engine: EngineName
+    """Who does it."""
+    replicas: Replicas | None = None
+    """As in `Plan`."""
+
+    @property
+    def factor(self) -> float:
+        """What dropout multiplies the elements by that it keeps."""
+        return dropout.scale(self.rate)
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether it normalises by the batch."""
+        return self.training and not self.statistics.frozen1
 
 
 def chunk_rows(channels: int, sums: torch.dtype, device: torch.device) -> int:
@@ -192,6 +228,8 @@ def make_plan(
     epsilon: float,
     rate: float,
     seed: int | torch.Generator | None,
+    engine: EngineName,
+    replicas: Replicas | None = None,
 ) -> Plan:
     """Checks what `dense_block` was given, and puts it in order.
 
@@ -229,6 +267,8 @@ def make_plan(
         epsilon=epsilon,
         rate=rate if active else 0.0,
         generator=dropout_generator(seed, x.device) if active else None,
+        engine=engine,
+        replicas=replicas,
     )
 
 

@@ -1,0 +1,161 @@
+// What is done to rows before and after products, a slab or a few channels at a time.
+
+#pragma once
+#include "products.h"
+
+// Batch normalisation's numbers.
+struct Norm {
+    const float *gamma, *beta, *mean, *rstd;
+    long channels;
+};
+
+// The same as (x - mean)·scale + beta: where a mean is large beside its deviation, x·scale + shift would lose digits.
+struct Affine {
+    Channels scale, mean, beta;
+    explicit Affine(const Norm& n)
+        : scale(n.channels, [&](long c) { return n.gamma[c] * n.rstd[c]; }), mean(n.channels, [&](long c) { return n.mean[c]; }),
+          beta(n.channels, [&](long c) { return n.beta[c]; }) {}
+};
+
+// A convolution's kernel and bias (or none), to be multiplied by the scale of the dropout behind it, and that one's mask.
+struct Conv {
+    const float *kernel, *bias;
+    float factor;
+    const uint8_t* bits;
+
+    Channels scaled_bias(long out) const {
+        return {out, [this](long c) { return bias ? bias[c] * factor : 0.0f; }};
+    }
+};
+
+// A slab of relu((x - mean)·scale + beta).
+template <class T>
+inline void normalise(float* to, const T* x, long rows, const Affine& by, long channel) {
+    Vector s[TILE_VECTORS], m[TILE_VECTORS], t[TILE_VECTORS];
+    for (int n = 0; n < TILE_VECTORS; n++) {
+        s[n] = by.scale.at(channel + n * LANES);
+        m[n] = by.mean.at(channel + n * LANES);
+        t[n] = by.beta.at(channel + n * LANES);
+    }
+    for (long r = 0; r < rows; r++, x += SLAB, to += SLAB)
+        for (int n = 0; n < TILE_VECTORS; n++) store(to + n * LANES, positive((load(x + n * LANES) - m[n]) * s[n] + t[n]));
+}
+
+// All slabs of some rows; `gap` between slabs in scratch.
+template <class T>
+inline void normalise(float* to, long gap, const Maps<const T>& x, long row, long rows, const Affine& by) {
+    for (long s = 0; s < slabs(x.channels); s++) normalise(to + s * gap, x.slab(s, row), rows, by, s * SLAB);
+}
+
+// The last steps of channels that a product made, in scratch: dropout's mask, their statistics, the way to their place.
+// `element` is the place in the mask of the first row's first of these channels, `width` what the mask has a row.
+template <class T>
+struct Finish {
+    const uint8_t* bits;
+    long width;
+    Moments* moments;
+
+    void operator()(float* made, long stride, long rows, long count, T* to, long to_stride, long element, long task, long channel) const {
+        (bits ? &Finish::run<true> : &Finish::run<false>)(*this, made, stride, rows, count, to, to_stride, element, task, channel);
+    }
+
+   private:
+    template <bool DROP>
+    static void run(const Finish& f, float* made, long stride, long rows, long count, T* to, long to_stride, long element, long task, long channel) {
+        for (long v = 0; v < count; v += LANES) {
+            const long lanes = count - v;
+            Vector sum = {}, squares = {};
+            for (long r = 0; r < rows; r++) {
+                float* at = made + r * stride + v;
+                Vector value = load(at);
+                if (DROP) {
+                    value = keep_where(lanes_kept(f.bits, element + r * f.width + v), value);
+                    if (f.moments) store(at, value);
+                }
+                sum += value;
+                T* out = to + r * to_stride + v;
+                lanes >= LANES ? store(out, value) : store(out, value, lanes);
+            }
+            if (!f.moments) continue;
+            const Vector mean = sum / splat(float(rows));
+            for (long r = 0; r < rows; r++) {  // a second pass, in the cache: no digits are lost when a mean is large
+                const Vector off = load(made + r * stride + v) - mean;
+                squares += off * off;
+            }
+            f.moments->set(task, rows, channel + v, mean, squares);
+        }
+    }
+};
+
+// A normalisation and the ReLU behind it, on the way back: d = gradient where (x - mean)·scale + beta > 0. Puts d in its place,
+// to = d·factor or, if it adds, to += d·factor; and adds Σ d and Σ d·(x - mean) to sums, `gap` apart.
+struct Masked {
+    Affine affine;
+    Channels factor;
+    bool add;
+    long gap;
+
+    // Adds to its place or, if not, replaces it; the factor is the scale, or one.
+    Masked(const Norm& norm, bool add, bool scaled)
+        : affine(norm), factor(norm.channels, [&](long c) { return scaled ? norm.gamma[c] * norm.rstd[c] : 1.0f; }), add(add),
+          gap(slabs(norm.channels) * SLAB) {}
+
+    // A slab of gradients, x and places.
+    template <class T>
+    void operator()(const float* gradient, const T* x, float* to, long rows, long channel, float* sums) const {
+        for (int n = 0; n < TILE_VECTORS; n++, gradient += LANES, x += LANES, to += LANES, channel += LANES)
+            (add ? &Masked::column<true, T> : &Masked::column<false, T>)(*this, gradient, SLAB, x, SLAB, to, SLAB, rows, channel, LANES, sums);
+    }
+    // A vector of channels, `lanes` of them there.
+    template <bool ADD, class T>
+    static void column(
+        const Masked& m, const float* gradient, long stride, const T* x, long x_stride, float* to, long to_stride, long rows,
+        long channel, long lanes, float* sums) {
+        const Vector s = m.affine.scale.at(channel), t = m.affine.beta.at(channel), middle = m.affine.mean.at(channel);
+        const Vector f = m.factor.at(channel);
+        Vector sum = {}, products = {};
+        const auto rest = [&]<bool WHOLE>() {
+            for (long r = 0; r < rows; r++, gradient += stride, x += x_stride, to += to_stride) {
+                const Vector off = (WHOLE ? load(x) : load(x, lanes)) - middle;
+                const Vector d = keep_where(open_at(off * s + t), load(gradient));
+                sum += d;
+                products += d * off;
+                const Vector out = ADD ? load(to) + d * f : d * f;
+                WHOLE ? store(to, out) : store(to, out, lanes);
+            }
+        };
+        lanes >= LANES ? rest.template operator()<true>() : rest.template operator()<false>();
+        store(sums + channel, load(sums + channel) + sum);
+        sums += m.gap;
+        store(sums + channel, load(sums + channel) + products);
+    }
+};
+
+// Sum number i of those behind a kernel's: Σ d and Σ d·(x - mean), `gap` apart, and the bias's.
+inline void put_sums(const Gradients& result, const Norm& norm, float factor, long i, long gap, long out, float sum) {
+    const long channel = i % gap;
+    if (i < gap) {
+        if (channel < norm.channels) result.beta[channel] = sum;
+    } else if (i < 2 * gap) {
+        if (channel < norm.channels) result.gamma[channel] = sum * norm.rstd[channel];
+    } else if (result.bias && i - 2 * gap < out) {
+        result.bias[i - 2 * gap] = sum * factor;
+    }
+}
+
+// Rows of all channels, into slabs from a row on; what fills the last slab is zero.
+template <class From, class To>
+inline void rows_to_slabs(const From* x, long channels, const Maps<To>& to, long row, long rows) {
+    for (long s = 0; s < slabs(channels); s++)
+        for (long r = 0; r < rows; r++)
+            for (long v = 0; v < SLAB; v += LANES)
+                store(to.slab(s, row + r) + v, load(x + r * channels + s * SLAB + v, std::max<long>(channels - s * SLAB - v, 0)));
+}
+
+// And back.
+template <class T>
+inline void slabs_to_rows(const Maps<const T>& from, long row, long rows, T* to) {
+    for (long r = 0; r < rows; r++)
+        for (long c = 0; c < from.channels; c += LANES)
+            store(to + r * from.channels + c, load(from.slab(c / SLAB, row + r) + c % SLAB), from.channels - c);
+}

@@ -1,0 +1,147 @@
+// The 1×1 convolution of a layer, with what stands before and after it, chunk by chunk in the cache.
+
+#pragma once
+#include "passes.h"
+
+// The 1×1 kernel (in, out), as a product forward takes it, and as one backward does.
+inline Packed packed_forward(const Conv& conv, long in, long out) {
+    Packed packed(in, slabs(out) * TILE_VECTORS);
+    for (long i = 0; i < in; i++) packed.set(i, 0, conv.kernel + i * out, 1, out, conv.factor);
+    return packed;
+}
+
+inline Packed packed_backward(const Conv& conv, long in, long out) {
+    Packed packed(out, slabs(in) * TILE_VECTORS);
+    for (long o = 0; o < out; o++) packed.set(o, 0, conv.kernel + o, out, in, conv.factor);
+    return packed;
+}
+
+// Sum number i of a 1×1 convolution's pass back: its kernel's, in rows of whole slabs, then those of `put_sums`.
+inline void put_gradient(const Gradients& result, const Norm& norm, const Conv& conv, float bias_factor, long out, long i, float sum) {
+    const long stride = slabs(out) * SLAB, kernel = norm.channels * stride;
+    if (i >= kernel) return put_sums(result, norm, bias_factor, i - kernel, slabs(norm.channels) * SLAB, out, sum);
+    if (i % stride < out) result.kernel[i / stride * out + i % stride] = sum * conv.factor;
+}
+
+template <class T>
+void pointwise_forward(
+    const Maps<const T>& x, long out, const Norm& norm, const Conv& conv, T* y, float* mean, float* variance, int threads) {
+    const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
+    const Packed weights = packed_forward(conv, in, out);
+    const Affine affine(norm);
+    const Channels biases = conv.scaled_bias(out);
+    const Maps<T> to{y, rows, 0, out};
+    Moments moments(mean ? tasks : 0, slabs(out) * SLAB);
+    const Finish<T> finish{conv.bits, out, mean ? &moments : nullptr};
+#pragma omp parallel num_threads(threads)
+    {
+        const long gap = chunk * SLAB;
+        Scratch<0> scratch(slabs(in) * gap + gap);
+        float *activation = scratch.take(slabs(in) * gap), *made = scratch.take(gap);
+#pragma omp for schedule(dynamic, 16)
+        for (long task = 0; task < tasks; task++) {
+            const long first = task * chunk, count = std::min(chunk, rows - first), next = first + count;
+            const long steps = tiles(count, slabs(out));
+            normalise(activation, gap, x, first, count, affine);
+            Ahead<const T> ahead(x, next, std::min(chunk, rows - next), steps);
+            const Left a{activation, SLAB, in, SLAB, gap};
+            for (long s = 0; s < slabs(out); s++) {
+                product<TILE_VECTORS>(a, count, weights.slab(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
+                finish(made, SLAB, count, SLAB, to.slab(s, first), SLAB, first * out + s * SLAB, task, s * SLAB);
+            }
+        }
+    }
+    if (mean) moments.merge(mean, variance, out);
+}
+
+// A chunk of a slab of the gradient of a 1×1 convolution's output: d·d_scale + c + e·(y - mean) behind dropout's mask; adds up
+// the bias's.
+template <bool DROP, bool STATISTICS, class T>
+inline void incoming_rows(
+    float* incoming, long stride, long rows, const float* d, const T* y, const Channels& d_scale, const Channels& c, const Channels& e,
+    const Channels& mean,
+    long channel, const uint8_t* bits, long element, long width, float* bias) {
+    for (int n = 0; n < TILE_VECTORS; n++, channel += LANES, element += LANES) {
+        const Vector s = d_scale.at(channel), plus = c.at(channel), times = e.at(channel), middle = mean.at(channel);
+        Vector sum = {};
+        for (long r = 0; r < rows; r++) {
+            const long at = r * SLAB + n * LANES;
+            Vector g = load(d + at) * s;
+            if (STATISTICS) g += (load(y + at) - middle) * times + plus;
+            if (DROP) g = keep_where(lanes_kept(bits, element + r * width), g);
+            store(incoming + r * stride + n * LANES, g);
+            sum += g;
+        }
+        store(bias + channel, load(bias + channel) + sum);
+    }
+}
+
+// The gradient of a 1×1 convolution's output y, from d, that at the affine output of the normalisation that reads it:
+// d·scale + c + e·(y - mean); c and e come from its statistics, and y is null where they are not the batch's.
+template <class T>
+struct Read {
+    const float *d, *scale;
+    const T* y;
+    const float *c, *e, *mean;
+};
+
+// Back through dropout's mask, the kernel, and the normalisation of x, whose gradient `to` grows.
+template <class T>
+void pointwise_backward(
+    const Maps<const T>& x, long out, const Norm& norm, const Conv& conv, const Read<T>& read, float* to,
+    const Gradients& result, int threads) {
+    const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
+    const Packed weights = packed_backward(conv, in, out);
+    const Masked masked(norm, true, true);
+    const uint8_t* bits = conv.bits;
+    const T* y = read.y;
+    const Channels d_scales(out, [&](long c) { return read.scale[c]; }), cs(out, [&](long c) { return y ? read.c[c] : 0.0f; });
+    const Channels es(out, [&](long c) { return y ? read.e[c] : 0.0f; }), means(out, [&](long c) { return y ? read.mean[c] : 0.0f; });
+    const Maps<const float> ds{read.d, rows, 0, out};
+    const Maps<const T> ys{y, rows, 0, out};
+    const Maps<float> places{to, rows, 0, in};
+    const long in_slabs = slabs(in), out_slabs = slabs(out), out_stride = out_slabs * SLAB;
+    const long d_at = in * out_stride, bias_at = d_at + 2 * masked.gap, floats = bias_at + out_stride;
+    const auto make = bits ? (y ? incoming_rows<true, true, T> : incoming_rows<true, false, T>)
+                           : (y ? incoming_rows<false, true, T> : incoming_rows<false, false, T>);
+    const Segments segments(tasks, floats);
+#pragma omp parallel num_threads(threads)
+    {
+        const long gap = chunk * SLAB;
+        Scratch<0> scratch(in_slabs * gap + chunk * out_stride + BLOCK * SLAB);
+        float *activation = scratch.take(in_slabs * gap), *incoming = scratch.take(chunk * out_stride), *panel = scratch.take(BLOCK * SLAB);
+#pragma omp for schedule(dynamic, 1)
+        for (long segment = 0; segment < segments.count; segment++) {
+            float* sums = segments.begin(segment);
+            for (long task = segments.first(segment); task < segments.first(segment + 1); task++) {
+                const long first = task * chunk, count = std::min(chunk, rows - first), next = first + count;
+                const long left = std::min(chunk, rows - next), steps = tiles(count, in_slabs);
+                for (long s = 0; s < out_slabs; s++)
+                    make(incoming + s * SLAB, out_stride, count, ds.slab(s, first), y ? ys.slab(s, first) : y, d_scales, cs, es, means, s * SLAB,
+                         bits, first * out + s * SLAB, out, sums + bias_at);
+                normalise(activation, gap, x, first, count, masked.affine);
+                Ahead<const T> ahead_x(x, next, left, steps);
+                Ahead<float, true> ahead_to(places, next, left, steps);
+                for (long s = 0; s < in_slabs; s++)
+                    for (long block = 0; block < count; block += BLOCK) {
+                        const long many = std::min(BLOCK, count - block);
+                        const Left a{incoming + block * out_stride, out_stride, out, out, 0, false};
+                        product<TILE_VECTORS>(a, many, weights.slab(s), nullptr, panel, SLAB, [&] {
+                            ahead_x.step();
+                            ahead_to.step();
+                        });
+                        masked(panel, x.slab(s, first + block), places.slab(s, first + block), many, s * SLAB, sums + d_at);
+                    }
+                for (long i = 0; i < in_slabs; i++)
+                    for (long o = 0; o < out_slabs; o++)
+                        accumulate_outer(
+                            sums + i * SLAB * out_stride + o * SLAB, out_stride, std::min(SLAB, in - i * SLAB), activation + i * gap, 0,
+                            SLAB, incoming + o * SLAB, 0, 1, count, out_stride);
+            }
+        }
+        segments.total([&](long i, float sum) {
+            // What a bias adds, a normalisation by the batch takes out again, but for what dropout drops in between.
+            put_gradient(result, norm, conv, y && !bits ? 0.0f : conv.factor, out, i, sum);
+        });
+    }
+}

@@ -1,0 +1,158 @@
+// A transition: normalise, ReLU, 1×1 convolution, dropout, 2×2 average pooling. Without dropout the pooling goes first.
+// Its maps come and go as everybody's do, all channels of a pixel in a row.
+
+#pragma once
+#include "pointwise.h"
+
+struct Halving {
+    long images, height, width, in, out;
+
+    long half() const { return width / 2; }
+    long rows() const { return images * (height / 2); }  // of pooled pixels, of all images
+    // The first pixel of the upper of the two rows that become pooled row r.
+    long above(long r) const { return (r / (height / 2) * height + r % (height / 2) * 2) * width; }
+    // Pooled rows of a task.
+    long group() const { return std::max<long>(1, 64 / half()); }
+    long tasks() const { return (rows() + group() - 1) / group(); }
+};
+
+// Rows of scratch, `stride` apart, times all panels of a matrix.
+inline void product_of_rows(float* to, long to_stride, const float* from, long stride, long rows, long terms, const Packed& kernel, const Channels& bias) {
+    const Left a{from, stride, terms, terms, 0};
+    for (long s = 0; s < to_stride / SLAB; s++)
+        product<TILE_VECTORS>(a, rows, kernel.slab(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
+}
+
+template <class T>
+inline void normalise_rows(float* to, long stride, const T* x, long rows, long channels, const Affine& by) {
+    for (long r = 0; r < rows; r++)
+        for (long c = 0; c < stride; c += LANES)
+            store(to + r * stride + c, positive((load(x + r * channels + c, std::max<long>(channels - c, 0)) - by.mean.at(c)) * by.scale.at(c) + by.beta.at(c)));
+}
+
+// Sums of 2×2 pixels of a pair of rows.
+inline void pool(float* to, const float* pair, long stride, long width) {
+    for (long pixel = 0; pixel < width / 2; pixel++)
+        for (long v = 0; v < stride; v += LANES) {
+            const float* at = pair + 2 * pixel * stride + v;
+            store(to + pixel * stride + v, load(at) + load(at + stride) + load(at + width * stride) + load(at + (width + 1) * stride));
+        }
+}
+
+inline void multiply_rows(float* rows, long floats, float by) {
+    for (long i = 0; i < floats; i += LANES) store(rows + i, load(rows + i) * splat(by));
+}
+
+template <class T>
+void transition_forward(
+    const Halving& shape, const T* x, const Norm& norm, const Conv& conv, T* y, int threads) {
+    const long W = shape.width, half = shape.half(), in = shape.in, out = shape.out, pairs = 2 * W, group = shape.group();
+    const long in_stride = slabs(in) * SLAB, out_stride = slabs(out) * SLAB;
+    const Packed weights = packed_forward(conv, in, out);
+    const Affine affine(norm);
+    const Channels biases = conv.scaled_bias(out);
+    const uint8_t* bits = conv.bits;
+    const Finish<T> finish{nullptr, out, nullptr};
+    const Finish<float> drop{bits, out, nullptr};
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch<0> scratch(pairs * (in_stride + out_stride) + group * half * (in_stride + out_stride));
+        float *activation = scratch.take(pairs * in_stride), *full = scratch.take(pairs * out_stride);
+        float *pooled = scratch.take(group * half * in_stride), *made = scratch.take(group * half * out_stride);
+#pragma omp for schedule(dynamic, 1)
+        for (long task = 0; task < shape.tasks(); task++) {
+            const long first = task * group, rows = std::min(group, shape.rows() - first), count = rows * half;
+            for (long r = 0; r < rows; r++) {
+                const long above = shape.above(first + r);
+                normalise_rows(activation, in_stride, x + above * in, pairs, in, affine);
+                if (bits) {
+                    product_of_rows(full, out_stride, activation, in_stride, pairs, in, weights, biases);
+                    drop(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
+                    pool(made + r * half * out_stride, full, out_stride, W);
+                } else {
+                    pool(pooled + r * half * in_stride, activation, in_stride, W);
+                }
+            }
+            if (bits) {
+                multiply_rows(made, count * out_stride, 0.25f);
+            } else {
+                multiply_rows(pooled, count * in_stride, 0.25f);
+                product_of_rows(made, out_stride, pooled, in_stride, count, in, weights, biases);
+            }
+            finish(made, out_stride, count, out, y + first * half * out, out, 0, 0, 0);
+        }
+    }
+}
+
+// Gives scale·d, (pixels, in), whose rest follows from the sums.
+template <class T>
+void transition_backward(
+    const Halving& shape, const T* x, const Norm& norm, const Conv& conv, const T* dy, float* to, const Gradients& result,
+    int threads) {
+    const long H = shape.height, W = shape.width, half = shape.half(), in = shape.in, out = shape.out, pairs = 2 * W;
+    const long in_stride = slabs(in) * SLAB, out_stride = slabs(out) * SLAB, group = shape.group();
+    const Packed weights = packed_backward(conv, in, out);
+    const Masked masked(norm, false, true);
+    const Channels none(in, [](long) { return 0.0f; });
+    const uint8_t* bits = conv.bits;
+    const long d_at = in * out_stride, bias_at = d_at + 2 * masked.gap, floats = bias_at + out_stride;
+    const Segments segments(shape.tasks(), floats);
+    const auto add_kernel = [&](float* sums, const float* a, const float* b, long count) {  // B's rows are out_stride apart
+        for (long s = 0; s < out_stride; s += SLAB)
+            accumulate_outer(sums + s, out_stride, in, a, 0, in_stride, b + s, 0, 1, count, out_stride);
+    };
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch<0> scratch(pairs * (2 * in_stride + out_stride) + group * half * (2 * in_stride + out_stride));
+        float *activation = scratch.take(pairs * in_stride), *full = scratch.take(pairs * out_stride);
+        float *pooled = scratch.take(group * half * in_stride), *through = scratch.take(group * half * in_stride);
+        float *incoming = scratch.take(group * half * out_stride), *spread = scratch.take(pairs * in_stride);
+        const auto spread_row = [&](float* wide, const float* from, long stride) {
+            for (long pixel = 0; pixel < pairs; pixel++)
+                for (long v = 0; v < stride; v += LANES)
+                    store(wide + pixel * stride + v, pixel % W / 2 < half ? load(from + pixel % W / 2 * stride + v) : Vector{});
+        };
+#pragma omp for schedule(dynamic, 1)
+        for (long segment = 0; segment < segments.count; segment++) {
+            float* sums = segments.begin(segment);
+            const auto add_bias = [&](const float* rows, long count, float by) {
+                for (long r = 0; r < count; r++)
+                    for (long v = 0; v < out_stride; v += LANES)
+                        store(sums + bias_at + v, load(sums + bias_at + v) + load(rows + r * out_stride + v) * splat(by));
+            };
+            for (long task = segments.first(segment); task < segments.first(segment + 1); task++) {
+                const long first = task * group, rows = std::min(group, shape.rows() - first), count = rows * half;
+                for (long r = 0; r < count; r++)
+                    for (long v = 0; v < out_stride; v += LANES)
+                        store(incoming + r * out_stride + v, load(dy + (first * half + r) * out + v, std::max<long>(out - v, 0)) * splat(0.25f));
+                if (!bits) product_of_rows(through, in_stride, incoming, out_stride, count, out, weights, none);
+                for (long r = 0; r < rows; r++) {
+                    const long above = shape.above(first + r);
+                    normalise_rows(activation, in_stride, x + above * in, pairs, in, masked.affine);
+                    if (bits) {
+                        spread_row(full, incoming + r * half * out_stride, out_stride);
+                        Finish<float>{bits, out, nullptr}(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
+                        add_bias(full, pairs, 1.0f);
+                        product_of_rows(spread, in_stride, full, out_stride, pairs, out, weights, none);
+                        add_kernel(sums, activation, full, pairs);
+                    } else {
+                        spread_row(spread, through + r * half * in_stride, in_stride);
+                        pool(pooled + r * half * in_stride, activation, in_stride, W);  // a sum: the incoming has the quarter
+                    }
+                    for (long c = 0; c < in; c += LANES)
+                        Masked::column<false>(
+                            masked, spread + c, in_stride, x + above * in + c, in, to + above * in + c, in, pairs, c, in - c, sums + d_at);
+                    if (H % 2 && above / W % H == H - 3)  // below the last pair a row that nobody pools
+                        std::fill(to + (above + pairs) * in, to + (above + pairs + W) * in, 0.0f);
+                }
+                if (!bits) {
+                    add_kernel(sums, pooled, incoming, count);
+                    add_bias(incoming, count, 4.0f);
+                }
+            }
+        }
+        segments.total([&](long i, float sum) {
+            put_gradient(result, norm, conv, conv.factor, out, i, sum);
+        });
+    }
+}

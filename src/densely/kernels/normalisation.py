@@ -1,0 +1,74 @@
+"""Batch normalisation and the ReLU behind it, as all engines take them."""
+
+from typing import NamedTuple
+
+import torch
+
+from densely.kernels.replicas import Replicas
+
+
+class Normalisation(NamedTuple):
+    """relu(γ·(x - mean)·rstd + β) of C channels; all in the dtype of sums, (C,), contiguous."""
+
+    gamma: torch.Tensor
+    beta: torch.Tensor
+    mean: torch.Tensor
+    rstd: torch.Tensor
+    """1/√(variance + ε)."""
+    by_batch: bool
+    """Whether mean and rstd are those of the very rows that are normalised."""
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """s = γ·rstd."""
+        return self.gamma * self.rstd
+
+    @property
+    def shift(self) -> torch.Tensor:
+        """t = β - mean·s, so that the whole is relu(x·s + t)."""
+        return self.beta - self.mean * self.scale
+
+
+def normalisation(
+    gamma: torch.Tensor, beta: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, by_batch: bool
+) -> Normalisation:
+    """From γ and β of any dtype, (C,), and mean and rstd in the dtype of sums."""
+    return Normalisation(gamma.to(mean.dtype).contiguous(), beta.to(mean.dtype).contiguous(), mean, rstd, by_batch)
+
+
+def moving(
+    mean: torch.Tensor, variance: torch.Tensor, epsilon: float, sums: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and rstd from moving statistics: copies, for they must still be the same numbers in the backward pass."""
+    return mean.to(sums, copy=True), (variance.to(sums) + epsilon).rsqrt_()
+
+
+def move(moving: tuple[torch.Tensor, ...], batch: tuple[torch.Tensor, ...], momentum: float) -> None:
+    """Brings moving statistics up to date, in place."""
+    with torch.no_grad():
+        torch._foreach_mul_(moving, momentum)
+        torch._foreach_add_(moving, [b.to(m.dtype) for m, b in zip(moving, batch, strict=True)], alpha=1.0 - momentum)
+
+
+def from_statistics(
+    A: torch.Tensor, B: torch.Tensor, rstd: torch.Tensor, pixels: int, replicas: Replicas | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the statistics send back to x, -rstd·(A + x̂·B)/M, as c + e·(x - mean); see `dense_block.py`.
+
+    Args:
+        A, B: (C,), this process's.
+        rstd: (C,).
+        pixels: of this process.
+        replicas: with which M, A and B are those of all processes.
+    """
+    if replicas is None:
+        return rstd * A / -pixels, rstd * rstd * B / -pixels
+    A, B = replicas.summed(A, B)
+    return rstd * A * (-replicas.share / pixels), rstd * rstd * B * (-replicas.share / pixels)
+
+
+def sent_back(
+    norm: Normalisation, beta: torch.Tensor, gamma: torch.Tensor, pixels: int, replicas: Replicas | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`from_statistics` of what only one normalisation reads, from the gradients of its β and γ, (C,)."""
+    return from_statistics(norm.gamma * beta, norm.gamma * gamma, norm.rstd, pixels, replicas)

@@ -1,0 +1,170 @@
+"""The compiled loops: the operators' results, however many threads; built once, refused where they must be."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels.test_dense_block import assert_near, everything_ours, make, run_ours
+from kernels.test_transition import everything, problem
+
+from densely.kernels import dropout
+from densely.kernels.native import block, library
+from densely.kernels.transition import transition
+
+pytestmark = pytest.mark.skipif(
+    library.why_not(torch.float32) is not None, reason=f"no compiled loops: {library.why_not(torch.float32)}"
+)
+
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 60), st.integers(1, 30), st.sampled_from([0, 1, 24, 50]), shapes,
+    st.booleans(), st.booleans(), st.sampled_from([0.0, 0.2, 0.7]), st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_blocks_are_the_operators_in_float64(
+    depth, start, growth, bottleneck, shape, bias, training, rate, frozen, seed
+):
+    """With dropout: both engines draw the same masks."""
+    net, x = make(depth, start, growth, bottleneck, torch.float32, shape, seed, bias=bias, rate=rate)
+    net.train(training)
+    options = {"seed": seed, "frozen": [(frozen, not frozen)] * depth}
+    gradient = torch.randn(*shape, start + depth * growth)
+    ours = everything_ours(net, x, gradient, **options)
+    exact = everything_ours(net.double(), x.double(), gradient.double(), **options)
+    largest = max(t.norm().item() for t in exact.values())
+    for name, truth in exact.items():
+        assert_near(ours[name], truth, 3e-3 if "." in name or name == "x" else 1e-5, floor=0.3 * largest)
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 60), st.integers(1, 30), st.sampled_from([0, 1, 24, 50]), shapes,
+    st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_blocks_that_are_only_asked_are_the_operators_in_float64(depth, start, growth, bottleneck, shape, bias, seed):
+    net, x = make(depth, start, growth, bottleneck, torch.float32, shape, seed, bias=bias)
+    net.eval()
+    before, found = torch.get_num_threads(), []
+    with torch.no_grad():
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                found.append(run_ours(net, x)[0])
+        finally:
+            torch.set_num_threads(before)
+        exact = run_ours(net.double(), x.double())[0]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert_near(found[0], exact, 1e-5)
+
+
+@given(
+    shapes.map(lambda s: (s[0], s[1] + 1, s[2] + 1)), st.integers(1, 60), st.integers(1, 50), st.booleans(),
+    st.booleans(), st.sampled_from([0.0, 0.3]), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_transitions_are_the_operators_in_float64(shape, channels, out, bias, training, rate, seed):
+    def run(x, layer):
+        return transition(x, layer, moving._replace(), training=training, dropout=rate, seed=seed)
+
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        x, layer, moving = problem(*shape, channels, out, bias, torch.float64, seed)
+        x, *layer = (None if t is None else t.detach().to(dtype).requires_grad_() for t in (x, *layer))
+        moving = type(moving)(*(t.to(dtype) for t in moving[:2]))
+        found.append([*everything(run, x, problem()[1]._make(layer)), *moving[:2]])
+    largest = max(t.norm().item() for t in found[1])
+    for one, other in zip(*found, strict=True):
+        assert_near(one, other, 3e-3, floor=0.3 * largest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bottleneck", [0, 48])
+def test_threads_change_nothing_at_all(dtype, bottleneck):
+    net, x = make(4, 24, 12, bottleneck, torch.float32, (9, 16, 16), rate=0.2)
+    gradient, before, found = torch.randn(9, 16, 16, 72), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(everything_ours(net, x.to(dtype), gradient.to(dtype), seed=1))
+    finally:
+        torch.set_num_threads(before)
+    for name, result in found[0].items():
+        assert all(torch.equal(result, other[name]) for other in found[1:]), name
+
+
+@given(st.integers(1, 3000), st.floats(0, 1), st.integers(0, 9))
+def test_both_engines_draw_the_same_masks(elements, rate, seed):
+    bytes_ = torch.empty(elements, dtype=torch.int8)
+    dropout.draw(bytes_, rate, torch.Generator().manual_seed(seed))
+    bits = block.draw_bits(elements, rate, torch.Generator().manual_seed(seed), None)
+    numbers = torch.arange(elements)
+    assert torch.equal(bits[numbers // 8] >> (numbers % 8) & 1, bytes_.to(torch.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------------ building
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing built, nothing loaded; the folder that will hold it."""
+    monkeypatch.setenv("DENSELY_KERNELS", str(tmp_path / "kernels"))
+    library._load.cache_clear()
+    yield tmp_path / "kernels"
+    library._load.cache_clear()
+
+
+def test_it_can_be_turned_off(monkeypatch):
+    net, x = make(dtype=torch.float32)
+    monkeypatch.setenv("DENSELY_NATIVE", "0")
+    assert library.why_not(torch.float32) == "DENSELY_NATIVE=0"
+    assert not library.usable(x)
+    run_ours(net, x)
+
+
+def test_without_a_compiler_the_operators_run(fresh, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert library.why_not(torch.float32) == "g++ was not found"
+    net, x = make(dtype=torch.float32)
+    run_ours(net, x)[0].sum().backward()
+    assert not fresh.exists()
+
+
+def test_a_compiler_that_fails_is_told_and_leaves_nothing(fresh, monkeypatch, tmp_path, caplog):
+    broken = tmp_path / "c++"
+    broken.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec g++ --version\necho 'densely.cpp:1: no such thing' >&2\nexit 1\n"
+    )
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert library.why_not(torch.float32) == "c++ did not build them: densely.cpp:1: no such thing"
+    assert "the slower operators run: densely.cpp:1: no such thing" in caplog.text
+    assert [path.suffix for path in fresh.iterdir()] in ([], [".lock"])
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(fresh):
+    fresh.mkdir()
+    fresh.chmod(0o777)
+    assert "can be written to by others" in library.why_not(torch.float32)
+
+
+def test_two_processes_build_one_library(fresh):
+    code = (
+        "import torch; from densely.kernels.native import library; assert library.why_not(torch.float32) is None, "
+        "library.why_not(torch.float32)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(2)]
+    assert [process.wait(300) for process in both] == [0, 0]
+    (made,) = fresh.glob("*.so")
+    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
+    before = made.stat().st_mtime_ns
+    assert library.why_not(torch.float32) is None
+    assert made.stat().st_mtime_ns == before

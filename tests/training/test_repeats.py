@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from densely import data
@@ -114,3 +115,22 @@ def test_a_folder_of_other_repeats_is_refused(tmp_path: Path) -> None:
         repeat("digits", seeds=2, resume="never", out=tmp_path / "seeds", **TINY)
     again = repeat("digits", seeds=2, out=tmp_path / "seeds", **TINY)
     assert len(again.runs) == 2
+
+
+@pytest.mark.slow
+def test_two_at_a_time_the_scores_are_the_same(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that each of two has as many
+    try:
+        one, two = (repeat("digits", seeds=2, jobs=jobs, out=tmp_path / str(jobs), **TINY) for jobs in (1, 2))
+    finally:
+        torch.set_num_threads(threads)
+    assert two.summary == one.summary
+    for run, same in zip(one.runs, two.runs, strict=True):
+        np.testing.assert_array_equal(run.predictions["test"], same.predictions["test"])
+
+
+def test_a_live_page_of_two_at_a_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="follows one training"):
+        repeat("digits", seeds=2, jobs=2, live=True, out=tmp_path / "none", **TINY)
+    assert not (tmp_path / "none").exists()

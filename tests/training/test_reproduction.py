@@ -4,7 +4,6 @@ The textbook is written with PyTorch's functions alone: its own network, normali
 same weights and see the same images; an epoch has one step, so that `history.csv` tells every step's loss.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from densely.errors import UsageError
 from densely.recipes import Recipe, Task, choose
 from densely.training.single import train
 
-STEPS, IMAGES = 10, 32
+STEPS, IMAGES, SIZE, SEED = 10, 10, 8, 7
 SMALL = {"depth": 10, "growth_rate": 4, "dropout": 0.0}  # BC with three blocks of one layer each
 
 
@@ -34,6 +33,7 @@ class Textbook:
         }
         self.moving = {name: torch.tensor(w, dtype=torch.float64) for name, w in weights.items() if "moving" in name}
         self.velocity = {name: torch.zeros_like(w) for name, w in self.trained.items()}
+        self.nearest_kink = float("inf")
 
     def norm_relu(self, x: torch.Tensor, name: str) -> torch.Tensor:
         mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
@@ -42,7 +42,9 @@ class Textbook:
             old.mul_(self.spec.norm_momentum).add_(batch.detach(), alpha=1 - self.spec.norm_momentum)
         gamma, beta = self.trained[f"{name}/gamma"], self.trained[f"{name}/beta"]
         normal = (x - mean[:, None, None]) / (variance[:, None, None] + self.spec.norm_epsilon).sqrt()
-        return F.relu(normal * gamma[:, None, None] + beta[:, None, None])
+        scaled = normal * gamma[:, None, None] + beta[:, None, None]
+        self.nearest_kink = min(self.nearest_kink, scaled.abs().min().item())
+        return F.relu(scaled)
 
     def conv(self, x: torch.Tensor, name: str) -> torch.Tensor:
         kernel = self.trained[f"{name}/kernel"].permute(3, 2, 0, 1)
@@ -75,25 +77,14 @@ class Textbook:
         return loss.item()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in one order: ten steps at a high rate enlarge every rounding of float32, and on an AMD EPYC the order in
-    which two threads add led 4e-4 away from the textbook, which computes in float64; one thread stays within 1e-4."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["notebook", "paper"])
 def test_ten_steps_equal_a_textbook_program(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (IMAGES, 16, 16, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
     labels = np.arange(IMAGES) % 10
     names = tuple("abcdefghij")
     dataset = data.Dataset(images, labels, names, "noise")
-    choice = choose(name, Task("cifar10", (16, 16, 3), 10, IMAGES))
+    choice = choose(name, Task("cifar10", (SIZE, SIZE, 3), 10, IMAGES))
     # A strong decay, so that what it acts on shows; ten epochs of one step; the learning rate changes within them.
     decay, rates = 0.01, ((6, 0.1), (4, 0.01))
     run = train(
@@ -105,7 +96,7 @@ def test_ten_steps_equal_a_textbook_program(name: str, tmp_path: Path) -> None:
         batch_size=IMAGES,
         weight_decay=decay,
         stages=rates,
-        seed=3,
+        seed=SEED,
         out=tmp_path / "run",
         console=Console(quiet=True),
     )
@@ -113,7 +104,7 @@ def test_ten_steps_equal_a_textbook_program(name: str, tmp_path: Path) -> None:
 
     import keras
 
-    keras.utils.set_random_seed(3)
+    keras.utils.set_random_seed(SEED)
     start = {w.path: w.numpy() for w in architecture.build(run.config.network).weights}
     book = Textbook(start, run.config.network, run.config.recipe)
     pixels = images.astype(np.float64) / 255
@@ -122,12 +113,15 @@ def test_ten_steps_equal_a_textbook_program(name: str, tmp_path: Path) -> None:
     x, y = torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
     losses = [book.step(x, y, rate) for epochs, rate in rates for _ in range(epochs)]
 
-    np.testing.assert_allclose([row["loss"] for row in run.history], losses, rtol=1e-4)
+    # A value that rounding moves over ReLU's kink changes a gradient by a jump, in any float32 program: the textbook
+    # itself ends 4e-4 away when its start is off by 6e-8. No value of this seed comes that near in any of the steps.
+    assert book.nearest_kink > 5e-6, "another SEED, please"
+    np.testing.assert_allclose([row["loss"] for row in run.history], losses, rtol=1e-5)
     assert losses[-1] < losses[0]
     end = {w.path: w.numpy() for w in run.model().weights}
     for path, value in {**book.trained, **book.moving}.items():
         expected = value.detach().numpy()
-        np.testing.assert_allclose(end[path], expected, atol=1e-4 * max(1.0, np.abs(expected).max()), err_msg=path)
+        np.testing.assert_allclose(end[path], expected, atol=1e-5 * max(1.0, np.abs(expected).max()), err_msg=path)
 
 
 def test_the_notebook_watches_the_test_part_and_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ parts, record = densely.data.complete(parts, val_fraction=0.1)
 
 import os
 from pathlib import Path
+from typing import Any
 
 from densely.data import cifar, digits, folder, small, svhn, table
 from densely.data.augmentation import Augmentation, augment, mix, shift_and_flip
@@ -13,8 +14,8 @@ from densely.data.batches import Preprocessing, batch_rng, epoch_order, mirrored
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
 from densely.data.images import read_image
-from densely.data.listings import Progress
 from densely.data.splits import TEST_SEED, SplitRecord, complete, folds, join, limit, stratified
+from densely.data.streaming import Progress
 from densely.data.weights import class_weights
 from densely.errors import UsageError, unknown
 
@@ -65,6 +66,8 @@ def load(
     notify: Notify | None = None,
     progress: Progress | None = None,
     skip_bad: bool = False,
+    cache: int | None = None,
+    workers: int | None = None,
 ) -> Parts:
     """A data set by name; a folder of images, or a table of labels (`.csv`, `.tsv`), by path.
 
@@ -74,9 +77,12 @@ def load(
         size: of a folder's or table's images only: (height, width) in pixels; default from the images (see
             `listings.read`).
         channels: of a folder's or table's images only: 1, 3 or 4; default from the images.
-        notify: told when something is downloaded; default prints to standard error.
+        notify: told when something is downloaded, or does not fit in memory; default prints to standard error.
         progress: for a folder or table: called as (images decoded, images to decode).
         skip_bad: of a folder or table: leave out images that cannot be read; `Parts.skipped` tells each of them.
+        cache: of a folder or table: bytes that decoded images may take in memory; if they do not all fit, they are read
+            from disk as they are needed. Default `$DENSELY_CACHE_SIZE`, else a third of the free memory.
+        workers: of a folder or table: processes that read then; default as many as processors, 8 at most.
 
     Raises:
         UsageError: no such name, folder or table, or `size`, `channels` or `skip_bad` for one that is no files.
@@ -86,11 +92,20 @@ def load(
     name = os.fspath(name)
     if name not in NAMES:
         path = Path(name).expanduser()
+        reading: dict[str, Any] = {
+            "size": size,
+            "channels": channels,
+            "progress": progress,
+            "skip_bad": skip_bad,
+            "cache": cache,
+            "workers": workers,
+            "notify": notify,
+        }
         if path.suffix.lower() in table.EXTENSIONS and not path.is_dir():
-            return table.load(name, size=size, channels=channels, progress=progress, skip_bad=skip_bad)
+            return table.load(name, **reading)
         separators = {os.sep, os.altsep} - {None}
         if path.is_dir() or any(separator in name for separator in separators if separator):
-            return folder.load(name, size=size, channels=channels, progress=progress, skip_bad=skip_bad)
+            return folder.load(name, **reading)
         error = unknown("data set", name, NAMES)
         raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images or of a CSV works too.")
     if size is not None or channels is not None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from densely.data.dataset import chunks
+from densely.data.dataset import Images, chunks, remembered
 from densely.errors import DataError, UsageError, reason, unknown
 
 Kind = Literal["unit", "standardise"]
@@ -39,6 +39,15 @@ def mirrored_in_turn(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
     """
     bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_MIRROR,))).random_raw(n)
     return ((bits >> np.uint64(63)) ^ np.uint64(epoch & 1)).astype(np.bool_)
+
+
+def _levels(images: Images) -> NDArray[np.int64]:
+    """How often each of the 256 values is there in each channel, (c, 256)."""
+    counts = np.zeros((images.shape[3], 256), dtype=np.int64)
+    for chunk in chunks(images):
+        for channel, of_channel in enumerate(counts):
+            of_channel += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    return counts
 
 
 def batch_rng(seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -78,7 +87,7 @@ class Preprocessing:
             )
 
     @classmethod
-    def fit(cls, images: NDArray[np.uint8], kind: Kind) -> "Preprocessing":
+    def fit(cls, images: Images, kind: Kind) -> "Preprocessing":
         """The preprocessing that suits `images` (uint8, (n, h, w, c)): give it training images only.
 
         Exact to float64 and in bounded memory, however many images there are. A channel that never varies gets a
@@ -88,10 +97,7 @@ class Preprocessing:
         if kind != "standardise":
             return cls(kind, (0.0,) * channels, (1.0,) * channels)
         # A byte has 256 values: counting them is exact, while summing squares would round.
-        counts = np.zeros((channels, 256), dtype=np.int64)
-        for chunk in chunks(images):
-            for channel in range(channels):
-                counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+        counts = np.array(remembered(images, "levels", lambda: _levels(images).tolist()), dtype=np.int64)
         levels = np.arange(256) / 255
         share = counts / counts.sum(axis=1, keepdims=True)
         mean = share @ levels

@@ -39,6 +39,9 @@ CIFAR100_MD5 = {
     "meta": "7973b15100ade9c7d40fb424638fde48",
 }
 
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""As `batches.meta` has them, for networks that come without data."""
+
 MEMBER_LIMIT = 200 * 2**20
 """Bytes. The largest real member, CIFAR-100's `train`, has 155 million."""
 ARCHIVE_LIMIT = 512 * 2**20

@@ -2,24 +2,39 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from densely.data.streaming import AT_A_TIME, Streamed
 from densely.errors import DataError
 
+Images = NDArray[np.uint8] | Streamed
+"""What a `Dataset` holds: an array, or what looks like one."""
 CHUNK_BYTES = 32 * 2**20
 """How much of the images one step of a whole-data pass touches; keeps such passes in bounded memory."""
 
 
-def chunks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
     """`images` in consecutive pieces of at most `CHUNK_BYTES` bytes (and at least one image)."""
-    step = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), step):
-        yield images[start : start + step]
+    step = max(1, CHUNK_BYTES // max(1, math.prod(images.shape[1:]) * images.dtype.itemsize))
+    if isinstance(images, Streamed):
+        step = min(step, AT_A_TIME)
+    return in_turn(images, (slice(start, start + step) for start in range(0, len(images), step)))
+
+
+def in_turn(images: Images, groups: Iterator[Any]) -> Iterator[NDArray[np.uint8]]:
+    """`images[group]` of each group; of images that are streamed, the next groups are decoded meanwhile."""
+    return images.in_turn(groups) if isinstance(images, Streamed) else (images[group] for group in groups)
+
+
+def remembered(images: Images, name: str, find: Callable[[], Any]) -> Any:
+    """What `find` finds in a pass over all images, as JSON has it; of streamed ones only once, or it costs too much."""
+    return images.remembered(name, find) if isinstance(images, Streamed) else find()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +44,7 @@ class Dataset:
     The arrays are seen through read-only views: the caller's own arrays are neither copied nor locked.
 
     Attributes:
-        images: uint8, (n, h, w, c), pixels 0..255.
+        images: uint8, (n, h, w, c), pixels 0..255; an array, or `Streamed`, which looks like one.
         labels: int64 (n,), an index into `class_names`; or uint8 (n, classes) of zeros and ones (several labels per
             image). Other integer and boolean types are converted.
         class_names: one name per class, no two the same.
@@ -52,7 +67,8 @@ class Dataset:
         _check_names(names, self.source)
         labels = _checked_labels(self.labels, len(self.images), len(names), self.source)
         object.__setattr__(self, "class_names", names)
-        object.__setattr__(self, "images", _read_only(self.images))
+        if isinstance(self.images, np.ndarray):
+            object.__setattr__(self, "images", _read_only(self.images))
         object.__setattr__(self, "labels", _read_only(labels))
 
     @property
@@ -86,19 +102,26 @@ class Dataset:
         return np.asarray(counts, dtype=np.int64)
 
     def take(self, indices: ArrayLike) -> "Dataset":
-        """The images at `indices` (integers, or a mask of booleans), in that order, as a new `Dataset` (a copy)."""
+        """The images at `indices` (integers, or a mask of booleans), in that order, as a new `Dataset`.
+
+        A copy; of what is streamed, only another choice.
+        """
         chosen = np.asarray(indices)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
-        return Dataset(self.images[chosen], self.labels[chosen], self.class_names, self.source)
+        return Dataset(taken(self.images, chosen), self.labels[chosen], self.class_names, self.source)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over shape, class names, labels and pixels: equal if and only if the data are equal."""
         header = {"images": self.images.shape, "labels": self.labels.shape, "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(header).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
-        for chunk in chunks(self.images):
-            digest.update(np.ascontiguousarray(chunk).data)
-        return digest.hexdigest()
+
+        def find() -> str:
+            for chunk in chunks(self.images):
+                digest.update(np.ascontiguousarray(chunk).data)
+            return digest.hexdigest()
+
+        return str(remembered(self.images, f"fingerprint {digest.hexdigest()}", find))
 
     def __len__(self) -> int:
         """The number of images."""
@@ -148,8 +171,20 @@ class Parts:
         return {part: dataset.fingerprint() for part, dataset in named.items() if dataset is not None}
 
 
-def _check_images(images: NDArray[np.uint8], source: str) -> None:
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+def taken(images: Images, chosen: NDArray[np.int64]) -> Any:
+    """`images[chosen]`; what is streamed stays so."""
+    return images.take(chosen) if isinstance(images, Streamed) else images[chosen]
+
+
+def joined(images: Images, others: Images) -> Any:
+    """One behind the other."""
+    if isinstance(images, Streamed) and isinstance(others, Streamed):
+        return images.joined(others)
+    return np.concatenate([np.asarray(images), np.asarray(others)])
+
+
+def _check_images(images: Images, source: str) -> None:
+    if not isinstance(images, np.ndarray | Streamed) or images.dtype != np.uint8 or images.ndim != 4:
         found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise DataError(f"The images of {source} are {found}: they must be a uint8 array of shape (n, h, w, channels).")
     if images.size == 0:

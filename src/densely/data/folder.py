@@ -8,8 +8,12 @@ import numpy as np
 
 from densely.data import listings
 from densely.data.dataset import Parts
+from densely.data.download import Notify
 from densely.data.images import EXTENSIONS
-from densely.data.listings import PART_NAMES, Listing, PartName, Progress
+from densely.data.listings import PART_NAMES, Listing, PartName
+from densely.data.paths import Paths
+from densely.data.streaming import Progress
+from densely.data.walking import is_folder
 from densely.errors import DataError, UsageError
 
 
@@ -20,6 +24,9 @@ def load(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
     skip_bad: bool = False,
+    cache: int | None = None,
+    workers: int | None = None,
+    notify: Notify | None = None,
 ) -> Parts:
     """Read a folder of PNG, JPEG, WebP and BMP images.
 
@@ -33,6 +40,10 @@ def load(
         cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
         progress: called as (images decoded, images to decode).
         skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
+        cache: bytes that decoded images may take in memory; if they do not all fit, they are streamed. Default: a
+            third of the free memory; see `listings.read`.
+        workers: processes that decode what is streamed.
+        notify: told that images are streamed; default prints to standard error.
 
     Raises:
         UsageError: there is no such folder, or size or channels are impossible.
@@ -45,7 +56,9 @@ def load(
     folders = _part_folders(root)
     class_names = _class_names(folders)
     found = {part: _listing(folder, class_names) for part, folder in folders.items()}
-    return listings.read(found, class_names, root.resolve().name, size, channels, cache_dir, progress, skip_bad)
+    return listings.read(
+        found, class_names, root.resolve().name, size, channels, cache_dir, progress, skip_bad, cache, workers, notify
+    )
 
 
 def _part_folders(root: Path) -> dict[PartName, Path]:
@@ -90,24 +103,28 @@ def _class_names(folders: dict[PartName, Path]) -> tuple[str, ...]:
 
 
 def _listing(folder: Path, class_names: tuple[str, ...]) -> Listing:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        inside = _image_files(folder / name, frozenset({os.path.realpath(folder)}))
-        found = sorted(inside, key=lambda file: file.relative_to(folder).parts)
-        if not found:
-            raise DataError(
-                f"The class folder {folder / name} has no {', '.join(EXTENSIONS)} images: add some or remove it."
-            )
-        seen: dict[str, Path] = {}
-        for file in found:
-            key = str(file.relative_to(folder).with_suffix("")).casefold()
-            if key in seen:
-                raise DataError(f"{seen[key]} and {file} have one name: rename or remove one of the two.")
-            seen[key] = file
-        files += found
-        labels += [label] * len(found)
-    return Listing(tuple(files), np.array(labels, dtype=np.int64))
+    counts: list[int] = []
+    above = frozenset({os.path.realpath(folder)})
+
+    def files() -> Iterator[str]:
+        for name in class_names:
+            inside = str(folder / name)
+            seen: set[str] = set()
+            for file in _image_files(inside, above):
+                if (key := _key(file)) in seen:
+                    first = next(other for other in _image_files(inside, above) if _key(other) == key)
+                    raise DataError(f"{first} and {file} have one name: rename or remove one of the two.")
+                seen.add(key)
+                yield file
+            if not seen:
+                raise DataError(
+                    f"The class folder {inside} has no {', '.join(EXTENSIONS)} images: add some or remove it."
+                )
+            counts.append(len(seen))
+
+    # One after the other into one piece of memory: of a million files only the names in one class are strings.
+    paths = Paths(files())
+    return Listing(paths, np.repeat(np.arange(len(class_names)), counts))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -119,18 +136,38 @@ def _holds_only_folders(path: Path) -> bool:
     return bool(_folders(path)) and not any(entry.suffix.lower() in EXTENSIONS for entry in path.iterdir())
 
 
-def _image_files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """The images below `folder`; links are followed, because people build classes from them, but not in a circle."""
+def _image_files(folder: str, above: frozenset[str]) -> Iterator[str]:
+    """The images below `folder`, in the order of their sorted paths.
+
+    Links are followed, because people build classes from them, but not in a circle.
+    """
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder} is a link that leads back to a folder above it: remove it.")
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _image_files(entry, above | {real})
-        elif entry.suffix.lower() in EXTENSIONS:
-            if entry.is_symlink() and not entry.exists():
-                raise DataError(f"{entry} is a link to a file that is not there: repair or remove it.")
-            if entry.is_file():
-                yield entry
+    # The system tells the kind of an entry with its name: no file has to be looked at by itself.
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, is_folder(entry)) for entry in entries if _is_wanted(entry))
+    for name, further in found:
+        path = os.path.join(folder, name)
+        if further:
+            yield from _image_files(path, above | {real})
+        else:
+            yield path
+
+
+def _key(file: str) -> str:
+    """What two images of one name have in common."""
+    return os.path.splitext(file)[0].casefold()
+
+
+def _is_wanted(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or an image file, and not hidden."""
+    if entry.name.startswith("."):
+        return False
+    if is_folder(entry):
+        return True
+    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
+        return False
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise DataError(f"{entry.path} is a link to a file that is not there: repair or remove it.")
+    return entry.is_file()

@@ -4,7 +4,7 @@ Files come from anywhere: formats and sizes are limited, and damage is never gue
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,14 @@ MAX_PIXELS = 64_000_000
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
+class NotAnImageError(DataError):
+    """A file of another kind."""
+
+
+class TooManyPixelsError(DataError):
+    """An image above the limit, told by its header."""
+
+
 class ImageInfo(NamedTuple):
     """What a file says about itself before its pixels are decoded: sides as stored, and whether it has no colour."""
 
@@ -45,7 +53,9 @@ def image_info(file: str | Path | IO[bytes]) -> ImageInfo:
         return ImageInfo(image.height, image.width, _is_grey(image))
 
 
-def read_image(file: str | Path | IO[bytes], size: tuple[int, int], channels: int | None = None) -> NDArray[np.uint8]:
+def read_image(
+    file: str | Path | IO[bytes], size: tuple[int, int], channels: int | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode a PNG, JPEG, WebP or BMP, turn it upright, and fit it to `size`.
 
     The EXIF orientation is applied; of an animation the first frame is taken; 16-bit grey is scaled to 8 bits;
@@ -56,13 +66,14 @@ def read_image(file: str | Path | IO[bytes], size: tuple[int, int], channels: in
         file: a path, or a binary file object.
         size: (height, width) of the result, in pixels.
         channels: 1 grey, 3 RGB, 4 RGBA; None (default) keeps grey at 1 and makes anything else 3.
+        max_pixels: refuse an image with more, before it is decoded.
 
     Returns:
         uint8, (height, width, channels).
 
     Raises:
         UsageError: there is no such file, or size or channels are impossible.
-        DataError: it is not an image, damaged, truncated, or has more than `MAX_PIXELS` pixels.
+        DataError: it is damaged or truncated; `NotAnImageError` if it is none, `TooManyPixelsError` if it has too many.
     """
     from PIL import Image, ImageOps
 
@@ -71,7 +82,7 @@ def read_image(file: str | Path | IO[bytes], size: tuple[int, int], channels: in
         raise UsageError(f"An image cannot be fitted to {height}x{width} pixels: both sides must be at least 1.")
     if channels is not None and channels not in _MODES:
         raise UsageError(f"An image cannot be read with {channels} channels: choose 1 (grey), 3 (RGB) or 4 (RGBA).")
-    with _opened(file) as image:
+    with _opened(file, max_pixels) as image:
         wanted = channels or (1 if _is_grey(image) else 3)
         upright = ImageOps.exif_transpose(image)
         converted = _converted(upright, _MODES[wanted])
@@ -80,16 +91,22 @@ def read_image(file: str | Path | IO[bytes], size: tuple[int, int], channels: in
 
 
 @contextmanager
-def _opened(file: str | Path | IO[bytes]) -> "Iterator[Image.Image]":
+def _opened(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> "Iterator[Image.Image]":
     """Pillow's image, its header read; whatever goes wrong with it inside becomes one sentence."""
     from PIL import Image, UnidentifiedImageError
 
     name = str(file) if isinstance(file, (str, Path)) else str(getattr(file, "name", "The image"))
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        # Opened here, because Pillow leaves a file open that fails while its first bytes are read.
+        with (
+            open(file, "rb") if isinstance(file, (str, Path)) else nullcontext(file) as stream,
+            Image.open(stream, formats=FORMATS) as image,
+        ):
             pixels = image.width * image.height
-            if pixels > MAX_PIXELS:
-                raise DataError(f"{name} has {pixels:,} pixels, above the limit of {MAX_PIXELS:,}: scale it down.")
+            if pixels > max_pixels:
+                raise TooManyPixelsError(
+                    f"{name} has {pixels:,} pixels, above the limit of {max_pixels:,}: scale it down."
+                )
             yield image
     except DenselyError:
         raise
@@ -98,10 +115,10 @@ def _opened(file: str | Path | IO[bytes]) -> "Iterator[Image.Image]":
     except PermissionError as error:  # not the image's fault: it is not to be skipped
         raise DenselyError(f"{name} cannot be read: {error.strerror}.") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name} is not a PNG, JPEG, WebP or BMP image: convert or remove it.") from error
+        raise NotAnImageError(f"{name} is not a PNG, JPEG, WebP or BMP image: convert or remove it.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow has a limit of its own, above ours, and looks first.
-        raise DataError(f"{name} has more pixels than the limit of {MAX_PIXELS:,}: scale it down.") from error
+        raise TooManyPixelsError(f"{name} has more pixels than the limit of {max_pixels:,}: scale it down.") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders fail in many ways on a damaged file
@@ -117,8 +134,12 @@ def _converted(image: "Image.Image", mode: str) -> "Image.Image":
 
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow would clip 16 bits at 255; 65,535 / 257 is 255 exactly.
-        deep = np.clip(np.asarray(image, dtype=np.int64), 0, 65_535)
-        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+        # In place: a few kilobytes can be millions of pixels.
+        deep = np.asarray(image).astype(np.int32)
+        np.clip(deep, 0, 65_535, out=deep)
+        deep += 128
+        deep //= 257
+        image = Image.fromarray(deep.astype(np.uint8))
     if image.has_transparency_data and mode != "RGBA":
         pixels = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

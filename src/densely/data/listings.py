@@ -1,15 +1,17 @@
 """Image files, listed part by part with their labels, into arrays.
 
 Decoding is paid once: the fitted pixels are kept in a cache, found again by the paths, sizes and times of the files.
+Images that do not fit in memory are streamed instead (see `streaming`), to the same pixels in the same order.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,12 +19,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from densely.data.dataset import Dataset, Parts
+from densely.data.dataset import Dataset, Parts, taken
+from densely.data.download import Notify, to_stderr
 from densely.data.images import image_info, read_image
-from densely.errors import DataError, DenselyError
+from densely.data.paths import Paths, placed
+from densely.data.streaming import Progress, Store, Streamed, default_cache, default_workers, size_in_words
+from densely.errors import DataError, UsageError
 
 PartName = Literal["train", "val", "test"]
-Progress = Callable[[int, int], None]
 Images = dict[PartName, NDArray[np.uint8]]
 
 PART_NAMES: dict[str, PartName] = {
@@ -48,7 +52,7 @@ class Listing(NamedTuple):
         places: where each file is named, for messages, e.g. `"labels.csv, line 3"`; empty where its path says enough.
     """
 
-    files: tuple[Path, ...]
+    files: Paths
     labels: NDArray[np.int64] | NDArray[np.uint8]
     places: tuple[str, ...] = ()
 
@@ -62,8 +66,11 @@ def read(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
     skip_bad: bool = False,
+    cache: int | None = None,
+    workers: int | None = None,
+    notify: Notify | None = None,
 ) -> Parts:
-    """Decode what is listed, or take it from the cache.
+    """Decode what is listed, or take it from the cache; or leave it to be streamed.
 
     Args:
         listings: what belongs to each part; `"train"` must be there, and no part may be empty.
@@ -76,9 +83,13 @@ def read(
             written, nothing is kept.
         progress: called as (images decoded, images to decode); not called when the cache has them.
         skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
+        cache: bytes that decoded images may take in memory; all of them or, if they do not fit, as many as fit, and the
+            others are decoded again each time. Default `$DENSELY_CACHE_SIZE`, else a third of the free memory.
+        workers: processes that decode what does not fit; default as many as there are processors, 8 at most.
+        notify: told that not everything fits; default prints to standard error.
 
     Raises:
-        UsageError: size or channels are impossible, or a file is gone.
+        UsageError: size, channels, cache or workers are impossible, or a file is gone.
         DataError: an image cannot be read; or, with `skip_bad`, none of a part or a class can.
     """
     if size is None or channels is None:
@@ -87,17 +98,22 @@ def read(
 
     cached = _cache_file(listings, size, channels, cache_dir)
     shapes = {part: (len(listing.files), *size, channels) for part, listing in listings.items()}
-    decoded = _read_cache(cached, shapes)
-    if decoded is None or (decoded.bad and not skip_bad):
-        decoded = _decode(listings, size, channels, progress, skip_bad)
-        _write_cache(cached, decoded)
+    decoded: _Decoded | _Streamed | None
+    if streams := _streams(shapes, source, cache, workers, notify or to_stderr):
+        decoded = _stream(listings, size, channels, progress, skip_bad, *streams, cached.with_suffix(".json"))
+    else:
+        decoded = _read_cache(cached, shapes)
+        if decoded is None or (decoded.bad and not skip_bad):
+            decoded = _decode(listings, size, channels, progress, skip_bad)
+            _write_cache(cached, decoded)
 
     parts = {}
     for part, listing in listings.items():
         good = np.delete(np.arange(len(listing.files)), [i for p, i in decoded.bad if p == part])
-        images, labels = decoded.images[part], listing.labels
+        images: Any = decoded.images[part]
+        labels = listing.labels
         if len(good) < len(images):
-            images, labels = images[good], labels[good]
+            images, labels = taken(images, good), labels[good]
             _check_what_is_left(labels, class_names, source, part)
         parts[part] = Dataset(images, labels, class_names, f"{source}/{part}")
     return Parts(parts["train"], parts.get("val"), parts.get("test"), skipped=tuple(decoded.bad.values()))
@@ -113,22 +129,11 @@ def _check_what_is_left(labels: NDArray[Any], class_names: tuple[str, ...], sour
         raise DataError(f"No training image of class {class_names[without[0]]!r} can be read: replace them.")
 
 
-@contextlib.contextmanager
-def _placed(listing: Listing, i: int) -> Iterator[None]:
-    """What goes wrong with file `i` is told with the place that names it."""
-    try:
-        yield
-    except DenselyError as error:
-        if not listing.places:
-            raise
-        raise type(error)(f"{listing.places[i]}: {error}") from error
-
-
 def _defaults(listing: Listing, skip_bad: bool) -> tuple[tuple[int, int], int]:
     n = len(listing.files)
     sample = []
     for i in np.linspace(0, n - 1, min(SAMPLE, n)).round().astype(int).tolist():
-        with contextlib.suppress(*[DataError] * skip_bad), _placed(listing, i):
+        with contextlib.suppress(*[DataError] * skip_bad), placed(listing.places, i):
             sample.append(image_info(listing.files[i]))
     if not sample:
         raise DataError(
@@ -161,7 +166,7 @@ def _decode(
     def decode(job: tuple[PartName, int]) -> str | None:
         part, i = job
         try:
-            with _placed(listings[part], i):
+            with placed(listings[part].places, i):
                 images[part][i] = read_image(listings[part].files[i], size, channels)
         except DataError as error:
             if skip_bad:
@@ -183,6 +188,65 @@ def _decode(
     return _Decoded(images, bad)
 
 
+# ---- streaming -------------------------------------------------------------------------------------------------------
+
+
+class _Streamed(NamedTuple):
+    """As `_Decoded`, but nothing is."""
+
+    images: dict[PartName, Streamed]
+    bad: dict[tuple[PartName, int], str]
+
+
+def _streams(
+    shapes: Mapping[PartName, tuple[int, ...]], source: str, cache: int | None, workers: int | None, notify: Notify
+) -> tuple[int, int] | None:
+    """Cache and workers of images that do not fit in memory; None for those that do."""
+    if cache is not None and cache < 0:
+        raise UsageError(f"A cache cannot have {cache} bytes: give 0 or more.")
+    if workers is not None and workers < 0:
+        raise UsageError(f"There cannot be {workers} workers: give 0 or more.")
+    room = default_cache() if cache is None else cache
+    needed = sum(math.prod(shape) for shape in shapes.values())
+    if needed <= room:
+        return None
+    workers = default_workers() if workers is None else workers
+    by = f" by {workers} worker process{'es' * (workers > 1)}" if workers else ""
+    height, width, channels = shapes["train"][1:]
+    notify(
+        f"{source}: {sum(shape[0] for shape in shapes.values()):,} images of {height}×{width}×{channels} would take"
+        f" {size_in_words(needed)} of memory, more than {size_in_words(room)} (--cache): they are read from disk when"
+        f" they are needed{by}, and those that fit are kept."
+    )
+    return room, workers
+
+
+def _stream(
+    listings: Mapping[PartName, Listing],
+    size: tuple[int, int],
+    channels: int,
+    progress: Progress | None,
+    skip_bad: bool,
+    cache: int,
+    workers: int,
+    memory: Path,
+) -> _Streamed:
+    files = Paths.joined(listing.files for listing in listings.values())
+    places = [place for listing in listings.values() for place in listing.places]
+    store = Store(files, places, size, channels, cache, workers, memory)
+    # Only skipping needs to know of all bad images before they are divided.
+    found = store.bad(progress) if skip_bad else {}
+    images: dict[PartName, Streamed] = {}
+    bad: dict[tuple[PartName, int], str] = {}
+    first = 0
+    for part, listing in listings.items():
+        end = first + len(listing.files)
+        images[part] = Streamed(store, np.arange(first, end))
+        bad |= {(part, i - first): why for i, why in found.items() if first <= i < end}
+        first = end
+    return _Streamed(images, bad)
+
+
 # ---- cache -----------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +260,7 @@ def _cache_file(
     digest.update(json.dumps([CACHE_VERSION, PIL.__version__, size, channels]).encode())
     for part, listing in listings.items():
         for file in listing.files:
-            status = file.stat()
+            status = os.stat(file)
             # The whole path: uncompressed images of another folder can agree in every name, size and time.
             entry = [part, os.path.abspath(file), status.st_size, status.st_mtime_ns]
             digest.update(json.dumps(entry).encode())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densely.data.dataset import Dataset, Parts
+from densely.data.dataset import Dataset, Parts, joined
 from densely.data.iterative import deal
 from densely.errors import DataError, UsageError, reason
 
@@ -196,7 +196,7 @@ def join(parts: Parts) -> Parts:
     train, val = parts.train, parts.val
     if val is None:
         return parts
-    images, labels = np.concatenate([train.images, val.images]), np.concatenate([train.labels, val.labels])
+    images, labels = joined(train.images, val.images), np.concatenate([train.labels, val.labels])
     return Parts(Dataset(images, labels, train.class_names, train.source), None, parts.test)
 
 

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from densely.data import listings
 from densely.data.dataset import Parts
-from densely.data.listings import PART_NAMES, Listing, PartName, Progress
+from densely.data.download import Notify
+from densely.data.listings import PART_NAMES, Listing, PartName
+from densely.data.paths import Paths
+from densely.data.streaming import Progress
 from densely.errors import DataError, UsageError, reason
 
 EXTENSIONS = (".csv", ".tsv")
@@ -34,6 +37,9 @@ def load(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
     skip_bad: bool = False,
+    cache: int | None = None,
+    workers: int | None = None,
+    notify: Notify | None = None,
 ) -> Parts:
     """Read a table of labels and the images that it names.
 
@@ -56,6 +62,10 @@ def load(
         cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
         progress: called as (images decoded, images to decode).
         skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
+        cache: bytes that decoded images may take in memory; if they do not all fit, they are streamed. Default: a
+            third of the free memory; see `listings.read`.
+        workers: processes that decode what is streamed.
+        notify: told that images are streamed; default prints to standard error.
 
     Returns:
         Parts with labels int64 (n,), or uint8 (n, classes) where an image can have several.
@@ -77,11 +87,13 @@ def load(
     for part in get_args(PartName):
         chosen = np.flatnonzero(parts == part)
         if len(chosen):
-            found[part] = Listing(tuple(files[i] for i in chosen), labels[chosen], tuple(rows[i].place for i in chosen))
+            found[part] = Listing(Paths(files[i] for i in chosen), labels[chosen], tuple(rows[i].place for i in chosen))
     if "train" not in found:
         raise DataError(f"{table} has no images to train on: give some the part train.")
     _check_classes(table, class_names, found["train"].labels)
-    return listings.read(found, class_names, table.name, size, channels, cache_dir, progress, skip_bad)
+    return listings.read(
+        found, class_names, table.name, size, channels, cache_dir, progress, skip_bad, cache, workers, notify
+    )
 
 
 class Row(NamedTuple):
@@ -166,14 +178,14 @@ def _columns(place: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _files(folder: Path, rows: Sequence[Row]) -> list[Path]:
+def _files(folder: Path, rows: Sequence[Row]) -> list[str]:
     seen: dict[str, str] = {}
-    files: list[Path] = []
+    files: list[str] = []
     for place, values in rows:
         name = values["file"]
         if not name:
             raise DataError(f"{place} names no file: name one or remove the line.")
-        file = folder / name
+        file = str(folder / name)
         if not os.path.isfile(file):
             raise DataError(f"{place} names {name}, and there is no such file at {file}: correct the path.")
         real = os.path.realpath(file)

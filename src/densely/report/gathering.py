@@ -13,6 +13,7 @@ from densely.architecture import PAPER_ERRORS, spec
 from densely.data import Dataset, Parts
 from densely.evaluation import probabilities
 from densely.evaluation.calibration import apply_temperature, reliability, with_temperature
+from densely.evaluation.views import YES
 from densely.explain import Seen, features, look
 from densely.layers import DenseBlock
 from densely.report import suspects
@@ -233,7 +234,7 @@ def _predictions(run: Run, name: str, model: keras.Model, held_out: Dataset) -> 
 
 def _wrong(p: NDArray[np.float32], held_out: Dataset) -> NDArray[np.bool_]:
     if held_out.multi_label:
-        return np.asarray(((p >= 0.5) != (held_out.labels == 1)).any(axis=1))
+        return np.asarray(((p >= YES) != (held_out.labels == 1)).any(axis=1))
     return np.asarray(p.argmax(axis=1) != held_out.labels)
 
 
@@ -258,7 +259,7 @@ def _examples(p: NDArray[np.float32], held_out: Dataset) -> list[tuple[int, int]
     """Of each class the image that carries it, and of which the network is the surest; and the class."""
     found, carries = [], held_out.carries()
     for label in range(min(held_out.classes, EXAMPLES)):
-        guessed = p[:, label] >= 0.5 if held_out.multi_label else p.argmax(axis=1) == label
+        guessed = p[:, label] >= YES if held_out.multi_label else p.argmax(axis=1) == label
         right = np.flatnonzero(carries[:, label] & guessed)
         if len(right):
             found.append((int(right[p[right, label].argmax()]), label))
@@ -279,7 +280,7 @@ def _shown(
     names = held_out.class_names
     likeliest = np.argsort(-p[i], kind="stable")
     if held_out.multi_label:
-        guess = tuple(names[c] for c in range(len(names)) if p[i, c] >= 0.5)
+        guess = tuple(names[c] for c in range(len(names)) if p[i, c] >= YES)
         errors = np.abs(p[i] - held_out.labels[i])
         default = int(errors.argmax()) if errors.max() >= 0.5 else int(likeliest[0])
     else:

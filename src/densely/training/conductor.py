@@ -26,15 +26,17 @@ class Conductor(keras.callbacks.Callback):
         run: where to write; its recipe is followed.
         model: the network whose weights are written, with its probabilities.
         batches: what is trained on.
+        writes: whether it writes anything; of several processes only the first does.
     """
 
-    def __init__(self, run: Run, model: keras.Model, batches: Batches) -> None:
+    def __init__(self, run: Run, model: keras.Model, batches: Batches, writes: bool = True) -> None:
         super().__init__()
         self.run = run
         self.recipe = run.config.recipe
         self.whole_model = model
         self.batches = batches
-        self.history = runs.HistoryFile(run.folder / "history.csv")
+        self.writes = writes
+        self.history = runs.HistoryFile(run.folder / "history.csv" if writes else None)
         self.average = WeightAverage(model, self.recipe.ema) if self.recipe.ema else None
         self.best: tuple[float, float] | None = None
         self.best_epoch = 0
@@ -128,7 +130,7 @@ class Conductor(keras.callbacks.Callback):
 
     def _finish(self) -> None:
         """Write the final weights: the average of the last steps, or, with early stop, the best epoch's."""
-        if self.recipe.early_stop is not None:
+        if self.recipe.early_stop is not None and self.writes:
             self.whole_model.load_weights(self.run.folder / "best.weights.h5")
             runs.write_weights(self.run.folder / "final.weights.h5", self.whole_model)
         else:
@@ -136,5 +138,7 @@ class Conductor(keras.callbacks.Callback):
         self.finished = True
 
     def _write(self, name: str) -> None:
+        if not self.writes:
+            return
         with self.average.applied() if self.average is not None else nullcontext():
             runs.write_weights(self.run.folder / f"{name}.weights.h5", self.whole_model)

@@ -1,6 +1,6 @@
 """The optimizers that Keras lacks: SGD as the paper ran it, and Muon for convolutions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -21,6 +21,8 @@ class CoupledSGD(keras.optimizers.SGD):
         beta_factor: the shifts β of batch normalisation learn at so many times the rate (default 1). Their gradients
             are small: in a short training they hardly move (Jordan 2024, *94 % on CIFAR-10 in 3.29 seconds on a
             single GPU*, Section 3.4, takes 64).
+        layer_rates: by the name of a model's layer, how many times the rate its variables learn at (default: all 1);
+            see `densely.fine_tuning.stage_rates`. Of a shift β both factors count.
         **kwargs: as in `keras.optimizers.SGD`.
     """
 
@@ -31,20 +33,26 @@ class CoupledSGD(keras.optimizers.SGD):
         nesterov: bool = True,
         coupled_decay: float = 0.0,
         beta_factor: float = 1.0,
+        layer_rates: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, **kwargs)
         self.coupled_decay = coupled_decay
         self.beta_factor = beta_factor
+        self.layer_rates = dict(layer_rates or {})
+
+    def factor(self, variable: Any) -> float:
+        """How many times the learning rate a variable learns at."""
+        layer = self.layer_rates.get(variable.path.split("/")[0], 1.0)
+        return layer * self.beta_factor if variable.name == "beta" else layer
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        shifts, others = _parted(grads, trainable_variables, lambda v: self.beta_factor != 1 and v.name == "beta")
-        self._move(*others, learning_rate)
-        self._move(*shifts, learning_rate * self.beta_factor)
+        factors = [self.factor(v) for v in trainable_variables]
+        for factor in dict.fromkeys(factors):  # all variables of a rate at once
+            alike = [(g, v) for g, v, f in zip(grads, trainable_variables, factors, strict=True) if f == factor]
+            self._move([g for g, _ in alike], [v for _, v in alike], learning_rate * factor)
 
     def _move(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        if not trainable_variables:
-            return
         if keras.backend.backend() == "torch":
             self._update_all_at_once(grads, trainable_variables, learning_rate)
         else:
@@ -78,7 +86,12 @@ class CoupledSGD(keras.optimizers.SGD):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this optimizer again."""
-        return {**super().get_config(), "coupled_decay": self.coupled_decay, "beta_factor": self.beta_factor}
+        return {
+            **super().get_config(),
+            "coupled_decay": self.coupled_decay,
+            "beta_factor": self.beta_factor,
+            "layer_rates": self.layer_rates,
+        }
 
 
 @keras.saving.register_keras_serializable(package="densely")
@@ -120,7 +133,7 @@ class Muon(CoupledSGD):
         kernels, others = _parted(grads, trainable_variables, lambda v: len(v.shape) == 4)
         super()._backend_update_step(*others, learning_rate)
         for gradient, kernel in zip(*kernels, strict=True):
-            self._turn(gradient, kernel, learning_rate)
+            self._turn(gradient, kernel, learning_rate * self.factor(kernel))
 
     def _turn(self, gradient: Any, kernel: Any, learning_rate: Any) -> None:
         outputs = kernel.shape[-1]

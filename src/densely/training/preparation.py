@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from densely import architecture, data, recipes, runs, whitening
+from densely import architecture, data, recipes, runs, transfer, whitening
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
-from densely.data.dataset import chunks
+from densely.data.dataset import Images, chunks
+from densely.data.streaming import Streamed
 from densely.errors import DenselyError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run, RunConfig
 from densely.training.bars import live
+from densely.training.beginning import Beginning, layer_rates, set_up
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD, Muon
 from densely.training.precision import computing_in, resolved
@@ -40,7 +43,7 @@ class Prepared:
         parts: the images.
         record: how they were divided.
         skipped: images that could not be read, each with the reason in a sentence.
-        preprocessing: fitted to the training part.
+        preprocessing: fitted to the training part, or that of the weights it starts from.
         network: from preprocessed images to probabilities.
         model: the same network from images to logits, compiled; this one is fitted.
     """
@@ -66,15 +69,25 @@ def prepare(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     skip_bad: bool | None = None,
+    cache: int | None = None,
+    workers: int | None = None,
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
     tune: bool | None = None,
     deterministic: bool | None = None,
+    sync_bn: bool | None = None,
     config: str | Path | RunConfig | None = None,
+    weights: str | Path | None = None,
+    freeze: str | None = None,
+    stage_rates: float | None = None,
     console: Console | None = None,
+    kind: type[keras.Model] = keras.Model,
     **settings: Any,
 ) -> Prepared:
-    """Everything that `densely.train` does before its first step; the arguments are explained there.
+    """Everything that `densely.train` does before its first step; most arguments are explained there.
+
+    Args:
+        kind: of the model that is fitted.
 
     Raises:
         UsageError: for names or values that do not exist or do not fit.
@@ -100,24 +113,38 @@ def prepare(
             skip_bad = saved.skip_bad if skip_bad is None else skip_bad
         tune = saved.tune if tune is None else tune
         deterministic = saved.deterministic if deterministic is None else deterministic
+        sync_bn = saved.sync_bn if sync_bn is None else sync_bn
         if model is not saved.network:
             network = {"dropout": saved.network.dropout, **(network or {})}
+    begin = Beginning.chosen(weights, freeze, stage_rates, saved.start if saved is not None else None)
+    if begin is not None and source is not None and _is_files(source):
+        # Images of the size that the weights know, unless another is asked for.
+        height, width, depth = begin.trained.inputs.input_shape
+        size, channels = size or (height, width), channels or depth
     seed, tune = seed or 0, bool(tune)
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}, not {seed}.")
     if source is None:
         raise UsageError("Name the data to train on, or a saved config.")
-    parts, name = load(source, data_dir, size, channels, console, bool(skip_bad)), name_of(source)
+    parts = load(source, data_dir, size, channels, console, bool(skip_bad), cache, workers)
+    name = name_of(source)
     skipped = parts.skipped
     parts = _selected(parts, name, limit, fold, tune)
     choice = recipes.choose(recipe, task_of(parts, name))
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
     chosen = recipes.change(chosen, precision=resolved(chosen.precision))
+    if begin is not None:
+        begin.preprocessing_fits(settings.get("preprocessing"))
+        chosen = recipes.change(chosen, preprocessing=begin.trained.preprocessing.kind)
     parts, record = complete(parts, _val_fraction(chosen, tune), seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")
+    part, scored = ("val", parts.val) if tune else ("test", parts.test)
+    if begin is not None and scored is not None:
+        begin.check_unseen(name, part, scored, fold)
     changes = {**({} if saved is not None else choice.network), **(network or {})}
-    network_wanted = model or choice.model
+    network_wanted = model or (choice.model if begin is None else begin.trained.network)
+    spec = _network(network_wanted, parts.train, chosen, changes, begin)
     height, width, depth = parts.train.input_shape
     from_files = _is_files(source)
     run_config = RunConfig(
@@ -130,22 +157,33 @@ def prepare(
         seed=seed,
         tune=tune,
         deterministic=bool(deterministic),
-        model=_label(network_wanted, saved),
-        network=_network(network_wanted, parts.train, chosen, changes),
+        sync_bn=bool(sync_bn),
+        model=_label(network_wanted, saved, begin),
+        network=spec,
         recipe=chosen,
+        start=begin.start(spec, parts.train) if begin is not None else None,
     )
 
     keras.utils.set_random_seed(seed)
-    preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
+    if begin is not None:
+        preprocessing = begin.trained.preprocessing
+    else:
+        with looking(parts, console):
+            preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
     # A setting that does not fit these images is told before anything is built or written.
     augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
     with computing_in(chosen.precision):
         whole = architecture.build(run_config.network)
-    whitening.fit(whole, map(preprocessing, chunks(whitening.sample(parts.train.images))))
+    if begin is not None and run_config.start is not None:
+        set_up(whole, begin, run_config.start)
+    else:
+        whitening.fit(whole, map(preprocessing, chunks(whitening.sample(parts.train.images))))
     # The loss is computed from logits, which loses nothing where a probability is nearly 0 or 1.
-    logits = keras.Model(whole.inputs, whole.get_layer("logits").output)
+    logits = kind(whole.inputs, whole.get_layer("logits").output)
     logits.compile(
-        optimizer=_optimizer(chosen), loss=_loss(chosen, parts.train), metrics=[_accuracy(chosen, parts.train)]
+        optimizer=_optimizer(chosen, layer_rates(whole, chosen, run_config.start)),
+        loss=_loss(chosen, parts.train),
+        metrics=[_accuracy(chosen, parts.train)],
     )
     why = choice.why if saved is None else "as saved"
     return Prepared(run_config, why, parts, record, skipped, preprocessing, whole, logits)
@@ -192,6 +230,8 @@ def load(
     channels: int | None,
     console: Console,
     skip_bad: bool = False,
+    cache: int | None = None,
+    workers: int | None = None,
 ) -> Parts:
     """The parts that a source has itself, with a progress bar where images are decoded; what is skipped is told."""
     if isinstance(source, Dataset | Parts):
@@ -205,7 +245,9 @@ def load(
             size=size,
             channels=channels,
             skip_bad=skip_bad,
-            notify=lambda line: console.print(line, style="dim", markup=False),
+            cache=cache,
+            workers=workers,
+            notify=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
             progress=lambda done, total: bar.show("Reading images", done, total),
         )
     if parts.skipped:
@@ -214,6 +256,21 @@ def load(
             told.append(f"… and {len(parts.skipped) - SHOWN:,} more; a training lists all in its splits.json")
         console.print("\n  ".join(told), markup=False, highlight=False, soft_wrap=True)
     return parts
+
+
+@contextmanager
+def looking(parts: Parts, console: Console) -> Iterator[None]:
+    """A progress bar for what goes through all images of a part, where they are streamed and it takes a while."""
+    images: Images = parts.train.images
+    if not isinstance(images, Streamed):
+        yield
+        return
+    with closing(live(console)) as bar:
+        images.store.progress = lambda done, total: bar.show("Looking at all images", done, total)
+        try:
+            yield
+        finally:
+            images.store.progress = None
 
 
 def _is_files(source: str | Path | Dataset | Parts) -> bool:
@@ -257,7 +314,11 @@ def complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, Split
 
 
 def _network(
-    model: str | architecture.NetworkSpec, train: Dataset, recipe: Recipe, changes: dict[str, Any]
+    model: str | architecture.NetworkSpec,
+    train: Dataset,
+    recipe: Recipe,
+    changes: dict[str, Any],
+    begin: Beginning | None,
 ) -> architecture.NetworkSpec:
     """The network, fitted to the data; the notebook's kind of decay is part of it, the paper's of the optimizer."""
     fitted = {
@@ -267,17 +328,21 @@ def _network(
         "classes": train.classes,
         "activation": "sigmoid" if train.multi_label else "softmax",
     }
+    if begin is not None:
+        return transfer.network_of(begin.trained, model, fitted)
     return architecture.spec(model, **fitted)
 
 
-def _label(model: str | architecture.NetworkSpec, saved: RunConfig | None) -> str:
+def _label(model: str | architecture.NetworkSpec, saved: RunConfig | None, begin: Beginning | None) -> str:
     """What the network is called: a spec has no name, but a saved one keeps the name it was saved under."""
     if isinstance(model, str):
         return model
+    if begin is not None and model is begin.trained.network:
+        return begin.trained.name
     return saved.model if saved is not None and model is saved.network else "custom"
 
 
-def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+def _optimizer(recipe: Recipe, rates: dict[str, float]) -> keras.optimizers.Optimizer:
     shared: dict[str, Any] = {
         "learning_rate": recipe.learning_rate,
         "global_clipnorm": recipe.clip_norm,
@@ -293,6 +358,7 @@ def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
         nesterov=recipe.nesterov,
         coupled_decay=decay,
         beta_factor=recipe.beta_factor,
+        layer_rates=rates,
         **shared,
     )
 

@@ -8,7 +8,8 @@ runs/photos-1/
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
 from densely.runs import Run
+from densely.training import pool
 from densely.training.preparation import name_of
 from densely.training.resume import claim
+from densely.training.resume.interruption import Interrupted, StopSignals
 from densely.training.single import train
 
 
@@ -59,6 +62,7 @@ def repeat(
     folds: int | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    jobs: int = 1,
     console: Console | None = None,
     **options: Any,
 ) -> Repeats:
@@ -76,11 +80,13 @@ def repeat(
         seed: of the first run; of all of them with folds (default: a saved config's, else 0).
         out: the folder for all; by default the newest `runs/NAME-N` in which the same was broken off, else the next
             free one.
+        jobs: so many trainings at a time, each in a process with its share of the threads. Scores do not depend on it
+            but for the last bits of a sum, which the number of threads decides (docs/reliability.md).
         console: where to print.
         **options: as for `densely.train`.
 
     Raises:
-        UsageError: for counts below 2, or both at once.
+        UsageError: for counts below 2, both at once, or a live page of several trainings at a time.
         DataError: if a class has fewer images than folds.
     """
     console = console or Console()
@@ -98,10 +104,15 @@ def repeat(
     if folds is not None and tune:
         raise UsageError("--folds scores every image once already: leave --tune out.")
     claim.check(options.get("resume", "auto"))
+    pool.check(jobs)
+    if jobs > 1 and options.get("live"):
+        raise UsageError("A live page follows one training: leave --live out, or --jobs.")
     asked = {"data": name_of(source), "seeds": seeds, "folds": folds, "seed": seed, **_plain(options)}
     with ExitStack() as held:
-        folder = _claim(out, asked, options.get("resume", "auto"), held)
-        found = _train_all(folder, source, seeds, folds, seed, console, options)
+        folder = claim.folder_for(
+            out, runs.name_for(name_of(source)), asked, options.get("resume", "auto"), held, end="summary.json"
+        )
+        found = _train_all(folder, source, seeds, folds, seed, jobs, console, options)
         summary = summarise([run.metrics for run in found], "val" if tune else "test")
         runs.write_json(folder / "summary.json", summary)
     repeats = Repeats(folder, found, summary)
@@ -115,17 +126,38 @@ def _train_all(
     seeds: int | None,
     folds: int | None,
     seed: int,
+    jobs: int,
     console: Console,
     options: dict[str, Any],
 ) -> list[Run]:
-    found: list[Run] = []
     count = seeds or folds or 0
+    each = {
+        f"seed-{seed + i}" if folds is None else f"fold-{i + 1}": (
+            {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
+        )
+        for i in range(count)
+    }
+
+    def tasks() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, (part, different) in enumerate(each.items(), start=1):
+            console.print(f"\n{part}, {number} of {count}", style="bold", highlight=False)
+            # A console cannot go to another process, where it could only be in the way of the others.
+            yield part, (source, folder / part, console if jobs == 1 else None, {**options, **different})
+
     try:
-        for i in range(count):
-            different: dict[str, Any] = {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
-            part = f"seed-{seed + i}" if folds is None else f"fold-{i + 1}"
-            console.print(f"\n{part}, {i + 1} of {count}", style="bold", highlight=False)
-            found.append(train(source, out=folder / part, console=console, **different, **options))
+        # Alone, a training listens to the signals itself.
+        with (
+            nullcontext() if jobs == 1 else StopSignals(),
+            closing(pool.run(tasks(), _train_one, lambda part, question: None, jobs)) as ended,
+        ):
+            for part, outcome in ended:
+                if outcome.error is not None:
+                    raise outcome.error
+                if jobs > 1:
+                    run = Run.open(folder / part)
+                    console.print(f"\n{part}\n{run}", markup=False, highlight=False, soft_wrap=True)
+    except Interrupted as stop:
+        raise Interrupted(stop.signal, stop.folder or folder, stop.where) from None
     except DenselyError:
         # A wrong setting is told before the first run writes anything; then nothing stays behind.
         if not any(path.is_dir() for path in folder.iterdir()):
@@ -135,37 +167,20 @@ def _train_all(
                 folder.rmdir()
                 Path("runs").rmdir()  # if that was all there was in it
         raise
-    return found
+    return [Run.open(folder / part) for part in each]
 
 
-def _claim(out: str | Path | None, asked: dict[str, Any], resume: str, held: ExitStack) -> Path:
-    """The folder for all, this process's alone: new, or where the same was broken off."""
-    if out is not None:
-        folder = Path(out)
-        claim.make(folder)
-        if not claim.empty(folder) and (resume == "never" or _asked(folder) != asked):
-            raise UsageError(f"{folder} already holds something else: choose another --out, or remove it first.")
-        claim.lock(folder, held)
-    else:
-        name = runs.name_for(asked["data"])
-        for folder in reversed(runs.numbered(name)) if resume == "auto" else ():
-            # A damaged one, or one that another process is in, is passed over.
-            with suppress(DenselyError):
-                if _asked(folder) == asked and not (folder / "summary.json").is_file():
-                    claim.lock(folder, held)
-                    return folder
-        folder = runs.create_numbered(name)
-        claim.lock(folder, held)
-    runs.write_json(folder / "asked.json", asked)
-    return folder
-
-
-def _asked(folder: Path) -> Any:
-    path = folder / "asked.json"
-    return runs.read_json(path) if path.is_file() else None
+def _train_one(
+    ask: pool.Ask,
+    source: str | Path | Dataset | Parts,
+    folder: Path,
+    console: Console | None,
+    options: dict[str, Any],
+) -> None:
+    train(source, out=folder, console=console or Console(quiet=True), **options)
 
 
 def _plain(options: dict[str, Any]) -> dict[str, str]:
     """Options as they can be compared; those that change no result are left out."""
-    without = ("resume", "save_every", "live", "tensorboard", "report", "data_dir")
+    without = ("resume", "save_every", "live", "tensorboard", "report", "data_dir", "cache", "workers", "callbacks")
     return {key: str(value) for key, value in sorted(options.items()) if key not in without}

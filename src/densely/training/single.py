@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ from rich.console import Console
 
 from densely import architecture, runs
 from densely.data import Dataset, Parts
-from densely.errors import reason
+from densely.errors import UsageError, reason
 from densely.evaluation import held_out_scores, probabilities
 from densely.runs import Run, RunConfig
 from densely.training import tensorboard as event_files
 from densely.training.batches import Batches
 from densely.training.conductor import Conductor
 from densely.training.determinism import same_bits
+from densely.training.distributed.replica import Replica, Shares
+from densely.training.distributed.world import PATIENCE, World, joined
 from densely.training.live import followed
 from densely.training.live.follower import Follower
 from densely.training.live.page import LivePage
 from densely.training.memory import memory_errors
-from densely.training.opening import open_run
-from densely.training.preparation import Prepared, prepare
+from densely.training.opening import open_run, run_of
+from densely.training.preparation import Prepared, looking, prepare
 from densely.training.progress import ProgressBar
 from densely.training.resume import checkpoint, claim, keeper
 from densely.training.resume.checkpoint import Checkpoint
@@ -44,25 +47,37 @@ def train(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     skip_bad: bool | None = None,
+    cache: int | None = None,
+    workers: int | None = None,
     network: dict[str, Any] | None = None,
     recipe: str = "auto",
     tune: bool | None = None,
     deterministic: bool | None = None,
+    sync_bn: bool | None = None,
     config: str | Path | RunConfig | None = None,
+    weights: str | Path | None = None,
+    freeze: str | None = None,
+    stage_rates: float | None = None,
     resume: Resume = "auto",
     save_every: int | str = SAVE_EVERY,
     report: bool | None = None,
     live: bool = False,
     tensorboard: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     console: Console | None = None,
+    peer_timeout: float = PATIENCE,
     **settings: Any,
 ) -> Run:
     """Train a DenseNet and score it once on its test part: what `densely train` does.
 
+    In a process that torchrun started, or anything that sets its variables, the training is shared by all of them.
+    Batch size, order and scores are those of one process. The first one writes the run folder, prints, and scores; the
+    others return, silent, when the last step is done.
+
     Args:
         source: a built-in data set's name (`digits`, `cifar10`, …), a folder of class folders, a CSV of labels, or
             your own `Dataset` or `Parts`. May be left out with `config`.
-        model: a network's name or spec; by default the recipe's.
+        model: a network's name or spec; by default that of the weights, else the recipe's.
         out: the run folder; by default the newest `runs/NAME-N` in which this very training was broken off, else the
             next free one.
         seed: of initial weights, order, augmentation, dropout and split (default 0). Sets Keras's, NumPy's and
@@ -75,13 +90,26 @@ def train(
         channels: 1 or 3, to bring the images of a folder or CSV to grey or RGB.
         skip_bad: leave out images of a folder or CSV that cannot be read; they are told, and listed in `splits.json`
             (default: a saved config's choice, else no: the first of them is an error).
+        cache: bytes that the decoded images of a folder or CSV may take in memory; if they do not all fit, they are
+            read from disk when they are needed, which changes no result (default: `$DENSELY_CACHE_SIZE`, else a third
+            of the free memory).
+        workers: processes that read then (default: as many as processors, 8 at most); nor does their number.
         network: fields of `NetworkSpec` to change, e.g. `{"dropout": 0.2}`.
         recipe: a name in `densely.recipes.RECIPES`.
         tune: hold out a validation part and score that; the test part is not looked at (default: a saved config's
             choice, else no).
         deterministic: allow only operators that give the same bits each time (default: a saved config's choice, else
             no). A CPU gives them anyway; a GPU becomes slower by it.
+        sync_bn: of several processes, normalise by the statistics of the whole batch, as one process does, not each by
+            those of its part (default: a saved config's choice, else no).
         config: a run's `config.toml` (or a `RunConfig`) to run again; what else is given here changes it.
+        weights: start from trained weights: a run folder, a `.safetensors` file of Densely's, or the name of weights
+            that come with Densely (`"cifar10"`). Network, preprocessing and the size of a folder's images are then
+            theirs; the classifier is fresh unless the classes are the same, in the same order.
+        freeze: with weights, keep all layers up to this one as they are, e.g. `"dense_block_1"`; see
+            `densely.fine_tuning.freeze`.
+        stage_rates: with weights, the learning rate of each stage over that of the stage after it (default 1: all the
+            same); see `densely.fine_tuning.stage_rates`.
         resume: `"auto"`: a training that was broken off goes on, to the very weights that it would have had, and one
             that is finished in `out` is handed back; `"never"`: only a folder that holds nothing will do.
         save_every: steps (`500`) or minutes (`"5m"`, the default) between two checkpoints.
@@ -89,7 +117,9 @@ def train(
         live: serve a page on this machine that follows the training; its address is printed.
         tensorboard: write an event file for TensorBoard into the run folder, one point an epoch; needs the extra
             `densely[tensorboard]`.
+        callbacks: Keras callbacks of yours, called after Densely's own at the end of a step and of an epoch.
         console: where to print (default: standard output; `rich.console.Console(quiet=True)` for silence).
+        peer_timeout: of several processes, seconds after which one that gives no sign ends the training of all.
         **settings: fields of `Recipe` to change, e.g. `epochs=10, learning_rate=0.05`.
 
     Returns:
@@ -98,36 +128,56 @@ def train(
     Raises:
         UsageError: for names or values that do not exist or do not fit, or a folder that holds something else.
         DataError: for data that cannot be used, or a disk that is full.
-        DenselyError: if the loss is no longer a number, memory runs out, or another process trains in the folder.
+        DenselyError: if the loss is no longer a number, memory runs out, another process trains in the folder, or one
+            of those that share the training is gone.
         Interrupted: (a `KeyboardInterrupt`) after SIGINT or SIGTERM; what was reached is on the disk.
     """
     console = console or Console()
-    keeper.interval(save_every)
-    claim.check(resume)
-    if tensorboard:
-        event_files.check()
-    with StopSignals() as signals:
-        prepared = prepare(
-            source,
-            model=model,
-            seed=seed,
-            limit=limit,
-            fold=fold,
-            data_dir=data_dir,
-            size=size,
-            channels=channels,
-            skip_bad=skip_bad,
-            network=network,
-            recipe=recipe,
-            tune=tune,
-            deterministic=deterministic,
-            config=config,
-            console=console,
-            **settings,
-        )
-        fingerprints = prepared.parts.fingerprints()
+    with StopSignals() as signals, joined(signals, peer_timeout) as world:
+        keeper.interval(save_every)
+        claim.check(resume)
+        if tensorboard:
+            event_files.check()
+        if not world.first:
+            console = Console(quiet=True)
+
+        def prepare_here() -> Prepared:
+            return prepare(
+                source,
+                model=model,
+                seed=seed,
+                limit=limit,
+                fold=fold,
+                data_dir=data_dir,
+                size=size,
+                channels=channels,
+                skip_bad=skip_bad,
+                cache=cache,
+                workers=workers,
+                network=network,
+                recipe=recipe,
+                tune=tune,
+                deterministic=deterministic,
+                sync_bn=sync_bn,
+                config=config,
+                weights=weights,
+                freeze=freeze,
+                stage_rates=stage_rates,
+                console=console,
+                kind=keras.Model if world.size == 1 else Replica,
+                **settings,
+            )
+
+        prepared = world.in_turn(prepare_here)
+        _check_shared(prepared, world)
+        if not world.first:
+            return _help(prepared, signals, world, callbacks)
+        with looking(prepared.parts, console):
+            fingerprints = prepared.parts.fingerprints()
         with claimed(out, prepared.config, fingerprints, resume) as folder:
             if (folder / "metrics.json").is_file():
+                world.same_for_all({"folder": str(folder), "fit": False})
+                world.leave()
                 run = Run.open(folder)
                 if tensorboard:
                     event_files.write(folder, run.history)
@@ -136,12 +186,16 @@ def train(
                 console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
                 return run
             try:
-                run, start = open_run(folder, prepared, fingerprints, console)
+                run, start = open_run(folder, prepared, fingerprints, console, world.size)
+                to_fit = not (folder / "final.weights.h5").is_file()
+                world.same_for_all({"folder": str(folder), "fit": to_fit})
                 with followed(run, live, console) as page, same_bits(prepared.config.deterministic):
-                    if not (folder / "final.weights.h5").is_file():
-                        _fit(run, prepared, start, save_every, signals, console, page, tensorboard)
-                    elif tensorboard:
-                        event_files.write(folder, run.history)
+                    if to_fit:
+                        _fit(run, prepared, start, save_every, signals, world, console, page, tensorboard, callbacks)
+                    else:
+                        world.leave()
+                        if tensorboard:
+                            event_files.write(folder, run.history)
                     checkpoint.remove_all(folder)
                     _score(run, prepared)
             except Interrupted as stop:
@@ -151,38 +205,76 @@ def train(
     return run
 
 
+def _check_shared(prepared: Prepared, world: World) -> None:
+    """Refuse a batch that not every process can have a part of."""
+    size = prepared.config.recipe.batch_size
+    if size < world.size:
+        raise UsageError(f"A batch of {size} cannot be shared by {world.size} processes: raise --batch-size.")
+
+
+def _help(prepared: Prepared, signals: StopSignals, world: World, own: Sequence[keras.callbacks.Callback]) -> Run:
+    """What a process does that is not the first: its part of every step, and nothing else."""
+    told = world.same_for_all(None)
+    run = run_of(Path(told["folder"]), prepared)
+    if told["fit"]:
+        with same_bits(prepared.config.deterministic):
+            _fit(run, prepared, None, SAVE_EVERY, signals, world, Console(quiet=True), None, False, own)
+    else:
+        world.leave()
+    return run
+
+
 def _fit(
     run: Run,
     prepared: Prepared,
     start: Checkpoint | None,
     save_every: int | str,
     signals: StopSignals,
+    world: World,
     console: Console,
     page: LivePage | None,
     tensorboard: bool,
+    own: Sequence[keras.callbacks.Callback],
 ) -> None:
     """Train from the start, or from a checkpoint, to `final.weights.h5`."""
     parts, chosen = prepared.parts, prepared.config.recipe
     made = (prepared.preprocessing, chosen, prepared.config.seed)
-    batches = Batches(parts.train, *made, training=True)
+    part = (world.rank, world.size)
+    batches = Batches(parts.train, *made, training=True, part=part)
     watched = parts.test if prepared.config.watches_test else parts.val
-    conductor = Conductor(run, prepared.network, batches)
+    to_watch = Batches(watched, *made, training=False, part=part) if watched else None
+    conductor = Conductor(run, prepared.network, batches, writes=world.first)
     bar = ProgressBar(console)
     events = [event_files.TensorBoard(conductor)] if tensorboard else []
     followers = [Follower(page, conductor)] if page is not None else []
-    callbacks = keras.callbacks.CallbackList(
-        # In this order: the keeper writes down what the conductor has done, and ends what the others have shown.
-        [conductor, bar, *events, *followers, Keeper(conductor, save_every, signals, start)],
-        add_history=True,
-        model=prepared.model,
-        epochs=chosen.epochs,
-        steps=batches.steps_per_epoch,
-    )
-    epoch, step = (start.epoch, start.step) if start is not None else (0, 0)
-    # What is left of an epoch is a `fit` of its own: Keras fixes the number of steps at its beginning.
-    spans = [(step, epoch, epoch + 1), (0, epoch + 1, chosen.epochs)] if step else [(0, epoch, chosen.epochs)]
+    shares = [Shares(batches, to_watch)] if world.size > 1 else []
     try:
-        with signals.deferred(), memory_errors(chosen.batch_size):
+        with (
+            signals.deferred(),
+            memory_errors(chosen.batch_size),
+            world.fitting(prepared.model, prepared.config.sync_bn),
+        ):
+            start = world.same_start(start)
+            callbacks = keras.callbacks.CallbackList(
+                # In this order: the keeper writes down what the conductor has done, and ends what the others have
+                # shown.
+                [
+                    conductor,
+                    *shares,
+                    bar,
+                    *events,
+                    *followers,
+                    *own,
+                    Keeper(conductor, save_every, signals, start, world.agreed),
+                ],
+                add_history=True,
+                model=prepared.model,
+                epochs=chosen.epochs,
+                steps=batches.steps_per_epoch,
+            )
+            epoch, step = (start.epoch, start.step) if start is not None else (0, 0)
+            # What is left of an epoch is a `fit` of its own: Keras fixes the number of steps at its beginning.
+            spans = [(step, epoch, epoch + 1), (0, epoch + 1, chosen.epochs)] if step else [(0, epoch, chosen.epochs)]
             for skipped, first, end in spans:
                 if first < end and not conductor.finished:
                     batches.skip(skipped)
@@ -191,7 +283,7 @@ def _fit(
                         batches,
                         initial_epoch=first,
                         epochs=end,
-                        validation_data=Batches(watched, *made, training=False) if watched else None,
+                        validation_data=to_watch,
                         callbacks=callbacks,
                         shuffle=False,
                         verbose=0,
@@ -200,7 +292,7 @@ def _fit(
         bar.close()
         for file in events:
             file.close()
-    if signals.received is not None:
+    if signals.received is not None and world.first:
         raise Interrupted(signals.received, run.folder, "after the last epoch")
 
 

@@ -118,6 +118,26 @@ def test_killed_three_times_it_ends_with_the_very_same_weights(
 
 
 @pytest.mark.slow
+def test_killed_while_it_is_fine_tuned_it_ends_with_the_very_same_weights(tmp_path: Path) -> None:
+    train("digits", out=tmp_path / "first", **{**QUICK, "epochs": 1})
+    options = [
+        *("--weights", str(tmp_path / "first"), "--freeze", "dense_block_1", "--stage-rates", "0.4"),
+        *("--optimizer", "muon", "--limit", "150", "--epochs", "2", "--batch-size", "32", "--save-every", "3"),
+        *("--beta-factor", "4", "--seed", "1"),
+    ]
+    done = dying(0, tmp_path / "whole", options)
+    assert done.returncode == 0, done.stderr
+    assert "densenet-bc-16-8" in done.stdout and "classifier and all, frozen up to dense_block_1" in done.stdout
+    expected = digest(tmp_path / "whole"), int(done.stdout.splitlines()[-1])
+    check_kills(expected, tmp_path / "killed", [0.5], options)
+    # The weights it started from are no longer there to start from.
+    (tmp_path / "first").rename(tmp_path / "gone")
+    (tmp_path / "killed" / "metrics.json").unlink()
+    again = dying(0, tmp_path / "killed", options)
+    assert again.returncode == 2 and "There is no run folder" in again.stderr
+
+
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(shares=st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=3))
 def test_killed_at_any_moments_it_ends_with_the_very_same_weights(
@@ -165,6 +185,7 @@ def test_a_signal_before_the_first_step_ends_at_once(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"  # before that, a signal is Python's own affair
+        time.sleep(0.1)  # and so it is in the moment after that
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -312,11 +333,12 @@ def test_a_loss_that_runs_away_in_the_last_step_is_told_too(tmp_path: Path) -> N
     assert not (tmp_path / "run" / "best.weights.h5").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "what"),
     [
         (300_000, "checkpoint"),  # bytes a file may have: less than a checkpoint's tensors, more than everything else
-        pytest.param(150_000, "weights", marks=pytest.mark.slow),
+        (150_000, "weights"),
     ],
 )
 def test_a_full_disk_leaves_the_last_checkpoint_whole(

@@ -24,8 +24,8 @@ def cutout(images: NDArray[np.float32], rng: np.random.Generator, size: int, fil
     if size < 0:
         raise UsageError(f"The square to cut out is {size} pixels wide: it must not be negative.")
     n, h, w, _ = images.shape
-    top = rng.integers(h, size=(n, 1)) - size // 2
-    left = rng.integers(w, size=(n, 1)) - size // 2
+    top = rng.integers(h, size=(n,))[:, None] - size // 2
+    left = rng.integers(w, size=(n,))[:, None] - size // 2
     rows, columns = np.arange(h), np.arange(w)
     across = (rows >= top) & (rows < top + size)
     along = (columns >= left) & (columns < left + size)

@@ -92,7 +92,9 @@ def broken_off(folder: Path) -> bool:
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
     """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
     one, other = flat(before.model_dump()), flat(now.model_dump())
-    return [f"{key}={one[key]!r}, not {other[key]!r}" for key in one if one[key] != other[key]]
+    # What one of them has no word for (the weights that it does not start from) is None there.
+    pairs = {key: (one.get(key), other.get(key)) for key in one | other}
+    return [f"{key}={then!r}, not {given!r}" for key, (then, given) in pairs.items() if then != given]
 
 
 def lock(folder: Path, held: contextlib.ExitStack) -> None:
@@ -124,6 +126,48 @@ def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"The run folder {error.filename} cannot be created: {error.strerror}.") from None
+
+
+def folder_for(
+    out: str | Path | None, name: str, asked: Any, resume: str, held: contextlib.ExitStack, *, end: str = ""
+) -> Path:
+    """A folder for several trainings, this process's alone: new, or where the same was asked for (`asked.json`).
+
+    Args:
+        out: the folder; by default the newest `runs/NAME-N` in which the same was begun, else the next free one.
+        name: of numbered folders.
+        asked: for what, as JSON has it.
+        resume: `"auto"`, or `"never"` to take only a folder that holds nothing.
+        held: keeps it locked.
+        end: a file that stands only in a folder in which all is done; such a one is not taken unless it is named.
+
+    Raises:
+        UsageError: if the folder holds something else.
+        DenselyError: if another process is in it.
+        DataError: if it cannot be created.
+    """
+    if out is not None:
+        folder = Path(out)
+        make(folder)
+        if not empty(folder) and (resume == "never" or _asked(folder) != asked):
+            raise UsageError(f"{folder} already holds something else: choose another --out, or remove it first.")
+        lock(folder, held)
+    else:
+        for folder in reversed(runs.numbered(name)) if resume == "auto" else ():
+            # A damaged one, or one that another process is in, is passed over.
+            with contextlib.suppress(DenselyError):
+                if _asked(folder) == asked and not (end and (folder / end).is_file()):
+                    lock(folder, held)
+                    return folder
+        folder = runs.create_numbered(name)
+        lock(folder, held)
+    runs.write_json(folder / "asked.json", asked)
+    return folder
+
+
+def _asked(folder: Path) -> Any:
+    path = folder / "asked.json"
+    return runs.read_json(path) if path.is_file() else None
 
 
 def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], resume: Resume) -> None:

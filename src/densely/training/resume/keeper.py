@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -26,19 +27,26 @@ class Keeper(keras.callbacks.Callback):
         every: steps (`500`) or minutes (`"5m"`) between two checkpoints.
         signals: asked after every step.
         start: where to go on from, or None to begin.
+        agreed: what of several processes any has received, from what this one has; the same in all of them.
 
     Raises:
         UsageError: if `every` is neither.
     """
 
     def __init__(
-        self, conductor: Conductor, every: int | str, signals: StopSignals, start: Checkpoint | None = None
+        self,
+        conductor: Conductor,
+        every: int | str,
+        signals: StopSignals,
+        start: Checkpoint | None = None,
+        agreed: Callable[[int | None], int | None] = lambda received: received,
     ) -> None:
         super().__init__()
         self.conductor = conductor
         self.steps, self.seconds = interval(every)
         self.signals = signals
         self.start = start
+        self.agreed = agreed
         self.generators: dict[str, Any] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -54,7 +62,8 @@ class Keeper(keras.callbacks.Callback):
             self.conductor.remember(self.start.state["conductor"])
             self.generators = self.start.state["generators"]
             state.put_generators_back(self.generators)
-            checkpoint.put_best_back(self.conductor.run.folder, self.start)
+            if self.conductor.writes:
+                checkpoint.put_best_back(self.conductor.run.folder, self.start)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"The checkpoint in {self.conductor.run.folder} holds what no training of this version wrote "
@@ -85,9 +94,9 @@ class Keeper(keras.callbacks.Callback):
         # The last step of an epoch waits for its validation: from there on nothing is half done.
         if step == self.conductor.batches.steps_per_epoch:
             return
-        stopping = self.signals.received
+        stopping = self.agreed(self.signals.received)
         due = self.since >= self.steps or time.monotonic() - self.last >= self.seconds
-        if due or stopping is not None:
+        if (due or stopping is not None) and self.conductor.writes:
             self._write(epoch, step)
         if stopping is not None:
             raise Interrupted(stopping, self.conductor.run.folder, checkpoint.reached(epoch, step))

@@ -12,6 +12,7 @@ test: .venv/dev          ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/dev     ## real training on CIFAR-10 and everything else that takes long
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -m slow
 
 lint: .venv/dev          ## style, types, and the docs site without a warning

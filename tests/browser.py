@@ -16,7 +16,9 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 
 @contextmanager
-def opened(target: str | Path, size: tuple[int, int] = DESK, dark: bool = False, own: str = "") -> Iterator[Page]:
+def opened(
+    target: str | Path, size: tuple[int, int] = DESK, dark: bool = False, own: str = "", more: tuple[str, ...] = ()
+) -> Iterator[Page]:
     """A page in a new window; afterwards nothing may have gone wrong in it, or been asked of anybody else.
 
     Args:
@@ -24,6 +26,7 @@ def opened(target: str | Path, size: tuple[int, int] = DESK, dark: bool = False,
         size: of the window.
         dark: whether the reader prefers dark pages.
         own: how addresses begin that the page may ask for: those of its own server.
+        more: of Chromium's switches.
     """
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -31,7 +34,7 @@ def opened(target: str | Path, size: tuple[int, int] = DESK, dark: bool = False,
     address = target.resolve().as_uri() if isinstance(target, Path) else target
     wrong: list[str] = []
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+        browser = driver.chromium.launch(executable_path=chromium, args=[*QUIET, *more])
         page = browser.new_page(
             viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
         )

@@ -4,12 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import densely  # noqa: F401  (chooses the engine before anything imports Keras)
 
 # Trainings in tests, and in processes that they start, write no report unless they ask for it: most are about something
 # else. Here, not in a fixture: some test modules copy the environment when they are imported.
 os.environ["DENSELY_REPORT"] = "0"
+# The compiled loops are built once for all tests, not in each one's own cache.
+os.environ.setdefault("DENSELY_KERNELS", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
+# Without a GPU Triton's kernels are interpreted. Triton asks when it is first imported, which Keras does.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

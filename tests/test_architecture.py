@@ -44,7 +44,9 @@ def test_trainable_parameters_are_the_published_ones(name: str, parameters: int)
     assert trainable(build(name)) == parameters
 
 
-@pytest.mark.parametrize("name", ["DenseNet121", "DenseNet169", "DenseNet201"])
+@pytest.mark.parametrize(
+    "name", ["DenseNet121", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DenseNet169", "DenseNet201"))]
+)
 def test_imagenet_networks_equal_keras_applications(name: str) -> None:
     peer = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=7)
     # keras.applications' own epsilon; everything else is the named network.
@@ -276,10 +278,9 @@ def loss_and_gradients(model, x, y):
 
 found = {}
 for name, network in {
-    "plain": NetworkSpec(depth=8, blocks=2, growth_rate=3, activation="none", input_shape=(9, 8, 2), classes=4),
     "bc": NetworkSpec(depth=12, blocks=2, growth_rate=3, bottleneck=True, compression=0.5, use_bias=True,
                       activation="none", input_shape=(9, 8, 2), classes=4),
-    "imagenet": NetworkSpec(layers=(1, 2), growth_rate=3, bottleneck=True, stem="imagenet", stem_filters=6,
+    "imagenet": NetworkSpec(layers=(1, 2), growth_rate=3, stem="imagenet", stem_filters=6,
                             activation="none", input_shape=(17, 16, 3), classes=4),
 }.items():
     model = build(network)
@@ -312,6 +313,6 @@ def test_torch_and_jax_agree_on_outputs_gradients_and_statistics(tmp_path: Path)
         )
     torch, jax = np.load(tmp_path / "torch.npz"), np.load(tmp_path / "jax.npz")
     assert sorted(torch.files) == sorted(jax.files)
-    assert len([name for name in torch.files if "/gradient/" in name]) > 50
+    assert len([name for name in torch.files if "/gradient/" in name]) > 40
     for name in torch.files:
         np.testing.assert_allclose(torch[name], jax[name], rtol=1e-5, atol=5e-6, err_msg=name)

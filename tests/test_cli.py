@@ -8,13 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
 
 from densely import data
 from densely.architecture import NETWORKS
+from densely.cli import main
+
+
+class Done(NamedTuple):
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def densely(*words: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -26,6 +38,39 @@ def densely(*words: object, cwd: Path, **env: str) -> subprocess.CompletedProces
         text=True,
         timeout=300,
     )
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command in this process: one of its own imports the engine each time, ten seconds on a busy machine.
+
+    All commands have one way in, which other tests here start for real.
+    """
+
+    def inside(*words: object, cwd: Path, **env: str) -> Done:
+        for name, value in {"COLUMNS": "150", **env}.items():
+            monkeypatch.setenv(name, value)
+        # The first download of a process fixes its proxies for the rest of it.
+        monkeypatch.setattr(urllib.request, "_opener", None)
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["densely", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Done(int(end.value.code or 0), *capsys.readouterr())
+
+    return inside
+
+
+@pytest.fixture
+def refused(inside: Callable[..., Done]) -> Callable[..., tuple[int, str]]:
+    """What ends before anything is computed: its exit code, and what it says."""
+
+    def refused(*words: object, cwd: Path, **env: str) -> tuple[int, str]:
+        done = inside(*words, cwd=cwd, **env)
+        return done.returncode, done.stderr
+
+    return refused
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +103,20 @@ def test_a_training_ends_with_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "digits-1" / "report.html").is_file()
 
 
-def test_report_explain_and_compare(place: Path, tmp_path: Path) -> None:
+def test_report_explain_and_compare(place: Path, tmp_path: Path, inside: Callable[..., Done]) -> None:
     report = densely("report", "runs/digits-1", "--out", tmp_path / "page.html", cwd=place)
     assert report.returncode == 0, report.stderr
     assert "<title>densenet-bc-16-8 on digits" in (tmp_path / "page.html").read_text()
 
     Image.fromarray(data.load("digits").test.images[0, ..., 0]).save(tmp_path / "a digit.png")
-    explained = densely("explain", place / "runs/digits-1", "a digit.png", "--top", 2, cwd=tmp_path)
+    explained = inside("explain", place / "runs/digits-1", "a digit.png", "--top", 2, cwd=tmp_path)
     assert explained.returncode == 0, explained.stderr
     assert len(re.findall(r"^ *\d+\.\d\d %  \d$", explained.stdout, re.MULTILINE)) == 2
     with Image.open(tmp_path / "a digit-explained.png") as picture:
         assert picture.width > 2 * 256
 
     shutil.copytree(place / "runs/digits-1", tmp_path / "other")
-    compared = densely("compare", place / "runs/digits-1", "other", cwd=tmp_path)
+    compared = inside("compare", place / "runs/digits-1", "other", cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
     assert "Page           compare.html" in compared.stdout
     assert "Nothing: their configs are equal." in (tmp_path / "compare.html").read_text()
@@ -86,11 +131,13 @@ def test_report_explain_and_compare(place: Path, tmp_path: Path) -> None:
         (["compare", "runs/digits-1", "runs/digits-1"], "given twice"),
     ],
 )
-def test_wrong_use_of_the_pages_is_told(place: Path, words: list[str], said: str) -> None:
-    done = densely(*words, cwd=place)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_use_of_the_pages_is_told(
+    place: Path, words: list[str], said: str, refused: Callable[..., tuple[int, str]]
+) -> None:
+    code, told = refused(*words, cwd=place)
+    assert code == 2
+    assert said in told
+    assert "Traceback" not in told
 
 
 def test_train_can_be_watched(tmp_path: Path) -> None:
@@ -104,7 +151,7 @@ def test_train_can_be_watched(tmp_path: Path) -> None:
     assert "tensorboard" not in config
 
 
-def test_evaluate_gives_the_same_score(place: Path) -> None:
+def test_evaluate_gives_the_same_score(place: Path, inside: Callable[..., Done]) -> None:
     recorded = json.loads((place / "runs" / "digits-1" / "metrics.json").read_text())["test"]
     done = densely("evaluate", "runs/digits-1", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
@@ -116,29 +163,29 @@ def test_evaluate_gives_the_same_score(place: Path) -> None:
             assert len(again) == len(value)
         else:
             assert again == (value if isinstance(value, list) else pytest.approx(value)), score
-    shown = densely("evaluate", "runs/digits-1", "--part", "val", "--weights", "best", cwd=place).stdout
+    shown = inside("evaluate", "runs/digits-1", "--part", "val", "--weights", "best", cwd=place).stdout
     assert "balanced accuracy" in shown
     assert "taken for" in shown
     assert "val part, best weights" in shown
 
 
-def test_predict_names_classes(place: Path) -> None:
+def test_predict_names_classes(place: Path, inside: Callable[..., Done]) -> None:
     Image.fromarray(data.load("digits").test.images[0, ..., 0]).save(place / "one.png")
     done = densely("predict", "runs/digits-1", "one.png", "one.png", "--json", cwd=place)
     rows = json.loads(done.stdout)
     assert [row["image"] for row in rows] == ["one.png", "one.png"]
     assert len(rows[0]["top"]) == 5
     assert rows[0] == rows[1]
-    table = densely("predict", "runs/digits-1", "one.png", "--top", 2, cwd=place).stdout
+    table = inside("predict", "runs/digits-1", "one.png", "--top", 2, cwd=place).stdout
     assert rows[0]["top"][0]["class"] in table
     assert "%" in table
 
 
-def test_show_draws_a_picture(tmp_path: Path) -> None:
+def test_show_draws_a_picture(tmp_path: Path, inside: Callable[..., Done]) -> None:
     done = densely("show", "digits", "--recipe", "paper-augmented", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "digits-paper-augmented.png"
-    assert densely("show", "digits", "--out", "mine.png", "--seed", 1, cwd=tmp_path).stdout.strip() == "mine.png"
+    assert inside("show", "digits", "--out", "mine.png", "--seed", 1, cwd=tmp_path).stdout.strip() == "mine.png"
     assert {path.name for path in tmp_path.iterdir()} == {"digits-paper-augmented.png", "mine.png"}
     with Image.open(tmp_path / "mine.png") as picture:
         assert picture.format == "PNG"
@@ -209,17 +256,22 @@ def test_the_help_of_train_names_every_data_set(tmp_path: Path) -> None:
         (["find-lr", "digits", "--out", "x.banana"], 2, "x.banana has no picture's ending"),
         (["find-lr", "digits", "--model", "densenet-40"], 2, "did you mean densenet-40-12"),
         (["train", "digits", "--seeds", "2", "--epochs", "0"], 2, "epochs=0"),
+        (["train", "digits", "--jobs", "2"], 2, "--jobs is for --seeds and --folds"),
+        (["sweep", "space.toml", "digits"], 2, "--trials"),
+        (["sweep", "space.toml", "digits", "--trials", "3"], 2, "There is no space space.toml"),
         (["trian", "digits"], 2, "trian"),
     ],
 )
-def test_wrong_use_gets_one_sentence_and_an_exit_code(words: list[str], code: int, says: str, tmp_path: Path) -> None:
+def test_wrong_use_gets_one_sentence_and_an_exit_code(
+    words: list[str], code: int, says: str, tmp_path: Path, refused: Callable[..., tuple[int, str]]
+) -> None:
     (tmp_path / "empty").mkdir()
     # A closed port: the download fails here as it would without a network.
     proxy = "http://127.0.0.1:9"
-    done = densely(*words, cwd=tmp_path, http_proxy=proxy, https_proxy=proxy)
-    assert done.returncode == code, done.stderr
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    found, said = refused(*words, cwd=tmp_path, http_proxy=proxy, https_proxy=proxy)
+    assert found == code, said
+    assert says in said
+    assert "Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
@@ -258,10 +310,10 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
     assert "metrics.json" not in kept
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_real_cifar_trains(name: str, cifar_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cifar10", pytest.param("cifar100", marks=pytest.mark.slow)])
+def test_real_cifar_trains(name: str, cifar_dir: Path, tmp_path: Path, inside: Callable[..., Done]) -> None:
     words = ["--limit", 200, "--epochs", 1, "--model", "densenet-bc-16-8"]
-    done = densely("train", name, *words, cwd=tmp_path, DENSELY_DATA=str(cifar_dir))
+    done = inside("train", name, *words, cwd=tmp_path, DENSELY_DATA=str(cifar_dir))
     assert done.returncode == 0, done.stderr
     assert "Test accuracy" in done.stdout
 

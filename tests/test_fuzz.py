@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conversion import keras2_files, torch_files
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 from scipy.io import savemat
 
-from densely import data
+from densely import convert, data
 from densely.data import cifar, svhn
 from densely.errors import DenselyError
 from densely.runs import Run
@@ -223,3 +226,34 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
         assert json.dumps(found.state) == json.dumps(state)
     assert len(told) > MUTANTS / 2
     assert all("is damaged" in line and "000000-000002" in line for line in told)
+
+
+# ---- weights of other programs ---------------------------------------------------------------------------------------
+
+
+def converts(path: Path) -> Callable[[], Any]:
+    def read() -> None:
+        out = path.with_name("out.safetensors")
+        out.unlink(missing_ok=True)
+        convert(path, out)
+
+    return read
+
+
+@pytest.mark.parametrize("kind", [{}, {"h5py3": True}, {"whole": '{"config": {"layers": []}}', "chunked": True}])
+def test_weights_of_keras_2(kind: dict[str, Any], tmp_path: Path) -> None:
+    network = keras2_files.network(depth=8, blocks=1, growth_rate=2, filters=2, size=8)
+    path = keras2_files.save(network, tmp_path / "w.h5", **kind)
+    check(path, converts(path))
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_weights_of_torchvision(kind: str, tmp_path: Path) -> None:
+    options = {"growth_rate": 1, "block_config": (1, 1), "num_init_features": 2}
+    state = torch_files.densenet(classes=2, **options).state_dict()
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    check(path, converts(path))

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from densely import data
 from densely.errors import DataError, UsageError
+from densely.explain import explain
+from densely.model_file import Header, open_trained, write
 from densely.prediction import predict
 from densely.runs import Run
 from densely.training.single import train
@@ -48,3 +50,16 @@ def test_what_is_no_image_is_named(run: Run, tmp_path: Path) -> None:
         predict(run, [tmp_path / "nowhere.png"])
     with pytest.raises(UsageError, match="--top"):
         predict(run, [tmp_path / "notes.png"], top=0)
+
+
+def test_a_model_file_predicts_and_explains_as_its_run_does(run: Run, tmp_path: Path) -> None:
+    header = Header(name=run.name, network=run.network, inputs=run.inputs, views=run.views)
+    write(tmp_path / "m.safetensors", run.model(), header)
+    opened = open_trained(tmp_path / "m.safetensors")
+    Image.fromarray(data.load("digits").test.images[0, ..., 0]).save(tmp_path / "a.png")
+    (expected,), (found,) = predict(run, [tmp_path / "a.png"]), predict(opened, [tmp_path / "a.png"])
+    assert [g.label for g in found] == [g.label for g in expected]
+    assert [g.probability for g in found] == pytest.approx([g.probability for g in expected], abs=1e-6)
+    ours, theirs = explain(opened, tmp_path / "a.png"), explain(run, tmp_path / "a.png")
+    assert ours.classes == theirs.classes
+    np.testing.assert_allclose(ours.maps, theirs.maps, atol=1e-5)

@@ -19,13 +19,17 @@ if "keras" not in sys.modules:
     os.environ.setdefault("KERAS_BACKEND", "torch")
 
 if TYPE_CHECKING:
-    from densely.architecture import NETWORKS, NetworkSpec, build
+    from densely.architecture import NETWORKS, NetworkSpec
+    from densely.building import build
+    from densely.conversion import convert
     from densely.data import Dataset, Parts, load
     from densely.errors import DataError, DenselyError, UsageError
     from densely.layers import DenseBlock, NormReluConv, Transition
+    from densely.model_file import ModelFile
     from densely.notebook import create_dense_net
     from densely.recipes import Recipe
     from densely.runs import Run
+    from densely.sweeps.sweep import sweep
     from densely.training.optimizers import CoupledSGD
     from densely.training.progress import ProgressBar
     from densely.training.repeats import repeat
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
 _HOME = {
     "NETWORKS": "architecture",
     "NetworkSpec": "architecture",
-    "build": "architecture",
+    "build": "building",
+    "convert": "conversion",
     "Dataset": "data",
     "Parts": "data",
     "load": "data",
@@ -44,12 +49,14 @@ _HOME = {
     "DenseBlock": "layers",
     "NormReluConv": "layers",
     "Transition": "layers",
+    "ModelFile": "model_file",
     "create_dense_net": "notebook",
     "CoupledSGD": "training.optimizers",
     "ProgressBar": "training.progress",
     "Recipe": "recipes",
     "repeat": "training.repeats",
     "Run": "runs",
+    "sweep": "sweeps.sweep",
     "train": "training.single",
 }
 
@@ -60,6 +67,7 @@ __all__ = [
     "Dataset",
     "DenseBlock",
     "DenselyError",
+    "ModelFile",
     "NetworkSpec",
     "NormReluConv",
     "Parts",
@@ -70,30 +78,43 @@ __all__ = [
     "UsageError",
     "__version__",
     "build",
+    "convert",
     "create_dense_net",
     "load",
     "repeat",
+    "sweep",
     "train",
 ]
 
 
 _MODULES = (
     "architecture",
+    "building",
+    "bulk",
+    "conversion",
     "cost",
     "data",
     "display",
     "evaluation",
     "explain",
+    "export",
+    "fine_tuning",
     "kernels",
     "layers",
+    "model_file",
     "notebook",
     "prediction",
     "pictures",
+    "pretrained",
     "recipes",
     "report",
     "runs",
+    "serve",
     "show",
+    "sweeps",
+    "terminal",
     "training",
+    "transfer",
 )
 
 

@@ -230,14 +230,21 @@ def spec(network: NetworkSpec | str, **changes: Any) -> NetworkSpec:
 
 
 def build(
-    network: NetworkSpec | str = "densenet-bc-100-12", *, fused: bool | None = None, **changes: Any
+    network: NetworkSpec | str = "densenet-bc-100-12",
+    *,
+    fused: bool | None = None,
+    name: str | None = None,
+    **changes: Any,
 ) -> keras.Model:
-    """Build a DenseNet: a functional `keras.Model` from `(N, *input_shape)` to `(N, classes)`.
+    """Build a DenseNet with fresh weights: a functional `keras.Model` from `(N, *input_shape)` to `(N, classes)`.
+
+    `densely.build` is this, and starts from trained weights too (`densely.building`).
 
     Args:
         network: a name in `NETWORKS` or a `NetworkSpec`.
         fused: `False` to run the dense blocks by the reference path; see `DenseBlock`. No part of the network: the
             weights are the same.
+        name: of the model; by default the network's, or `densenet`.
         **changes: fields of `NetworkSpec` to change, e.g. `input_shape=(64, 64, 1), classes=3, dropout=0.2`.
 
     Returns:
@@ -255,8 +262,8 @@ def build(
 
     resolved = spec(network, **changes)
     inputs = keras.Input(resolved.input_shape, name="image")
-    name = network.lower() if isinstance(network, str) else "densenet"
-    return keras.Model(inputs, connect(resolved, inputs, fused=fused), name=name.replace("-", "_"))
+    name = name or (network if isinstance(network, str) else "densenet")
+    return keras.Model(inputs, connect(resolved, inputs, fused=fused), name=name.lower().replace("-", "_"))
 
 
 def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> Any:

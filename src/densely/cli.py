@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import densely
 from densely.errors import DenselyError, UsageError
+from densely.serve.limits import Limits
+from densely.sweeps.command import sweep
+from densely.terminal import (
+    Channels,
+    DataDir,
+    ImageSize,
+    ReportOption,
+    SkipBad,
+    Told,
+    broken_off,
+    ended,
+    err,
+    image_size,
+    numbers,
+    out,
+    wide,
+)
 
 app = typer.Typer(
     help="DenseNets trained from scratch, where labelled images are scarce.",
@@ -27,20 +41,41 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
-err = Console(stderr=True)
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where built-in data lie.", envvar="DENSELY_DATA", show_default="~/.cache/densely/data"),
-]
-SkipBad = Annotated[
-    bool | None,
-    typer.Option("--skip-bad/--no-skip-bad", help="Leave out files that cannot be read as images.", show_default="no"),
-]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/digits-1.")]
 WeightsOption = Annotated[
     str, typer.Option(metavar="final|best", help="The last epoch's weights, or those best on the validation part.")
+]
+Trained = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|MODEL", help="A run folder, a .safetensors file, or cifar10, which comes with Densely."
+    ),
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Start from trained weights: a run folder, a .safetensors file, or cifar10.",
+        show_default="none",
+        rich_help_panel="Fine-tuning",
+    ),
+]
+FreezeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LAYER",
+        help="Keep the layers up to this one as they are: dense_block_1, transition_1, …",
+        show_default="none",
+        rich_help_panel="Fine-tuning",
+    ),
+]
+RatesOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Each stage learns at so many times the rate of the next, above 0 to 1 (SGD, Muon).",
+        show_default="1",
+        rich_help_panel="Fine-tuning",
+    ),
 ]
 
 
@@ -51,6 +86,10 @@ def _setting(text: str, names: tuple[str, ...] = (), panel: str = "Training", **
 
 def _augmentation(text: str, names: tuple[str, ...] = (), **more: Any) -> Any:
     return _setting(text, names, "Augmentation", **more)
+
+
+def _limit(text: str, least: float, most: float) -> Any:
+    return typer.Option(min=least, max=most, help=text, rich_help_panel="Limits")
 
 
 def _known(recipe: str, model: str | None = None) -> None:
@@ -109,6 +148,9 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
     ] = None,
+    weights: StartOption = None,
+    freeze: FreezeOption = None,
+    stage_rates: RatesOption = None,
     epochs: Annotated[int | None, _setting("Passes over the training images.")] = None,
     batch_size: Annotated[int | None, _setting("Images a step.")] = None,
     lr: Annotated[float | None, _setting("Highest learning rate; `densely find-lr` suggests one.")] = None,
@@ -168,16 +210,55 @@ def train(
     folds: Annotated[
         int | None, typer.Option(help="Cross-validate: train so often, each time scored on another part of the data.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="With --seeds or --folds: so many trainings at a time.", show_default="1")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Use at most this many images of each part.", show_default="all")
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Bring your own images to this size.", show_default="by data")
-    ] = None,
-    channels: Annotated[
-        int | None, typer.Option(help="Bring your own images to grey (1) or colour (3).", show_default="by data")
-    ] = None,
+    size: ImageSize = None,
+    channels: Channels = None,
     skip_bad: SkipBad = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for decoded images of your own, e.g. 2GB; what does not fit is read from disk when it is"
+            " needed.",
+            show_default="a third of what is free",
+            envvar="DENSELY_CACHE_SIZE",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read what does not fit.", show_default="processors, 8 at most"),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Share the training among so many processes on this machine: one a GPU, or a part of the cores each.",
+            show_default="1",
+            rich_help_panel="Several devices",
+        ),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-bn/--no-sync-bn",
+            help="Normalise by the whole batch, as one process does, not each process by its part.",
+            show_default="no",
+            rich_help_panel="Several devices",
+        ),
+    ] = None,
+    peer_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="A process that gives no sign for so long ends the training of all.",
+            rich_help_panel="Several devices",
+        ),
+    ] = 60.0,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="The run folder.", show_default="runs/DATA-N")
     ] = None,
@@ -185,12 +266,7 @@ def train(
         str, typer.Option(metavar="auto|never", help="Go on with this very training where it was broken off.")
     ] = "auto",
     save_every: Annotated[str, typer.Option(metavar="N|Nm", help="Steps, or minutes, between two checkpoints.")] = "5m",
-    report: Annotated[
-        bool | None,
-        typer.Option(
-            "--report/--no-report", help="Write report.html at the end.", envvar="DENSELY_REPORT", show_default="yes"
-        ),
-    ] = None,
+    report: ReportOption = None,
     live: Annotated[bool, typer.Option("--live", help="Serve a page, on this machine only, that follows it.")] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write an event file for TensorBoard into the run folder.")
@@ -238,6 +314,8 @@ def train(
     }
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
     _known(recipe, model)
+    from densely.data.streaming import size_in_bytes
+
     if source is None and config is None:
         raise UsageError("Name the DATA to train on (digits, cifar10, a folder, a CSV, …), or a saved --config.")
     options: dict[str, Any] = {
@@ -245,7 +323,7 @@ def train(
         "out": out_folder,
         "limit": limit,
         "data_dir": data_dir,
-        "size": _size(size),
+        "size": image_size(size),
         "channels": channels,
         "skip_bad": skip_bad,
         "network": _given(network),
@@ -259,24 +337,54 @@ def train(
         "live": live,
         "tensorboard": tensorboard,
         "console": out,
+        "cache": None if cache is None else size_in_bytes(cache),
+        "workers": workers,
+        # Left out where they are not given: what was asked for by an earlier version is still the same.
+        **_given({"weights": weights, "freeze": freeze, "stage_rates": stage_rates, "sync_bn": sync_bn}),
         **_given(settings),
     }
+    if (devices is not None or "RANK" in os.environ) and (seeds is not None or folds is not None):
+        raise UsageError("--seeds and --folds train one after the other, in one process: leave them or --devices out.")
+    if _launched(devices, peer_timeout):
+        return
     from densely.training.repeats import repeat
     from densely.training.resume.interruption import Interrupted
 
     try:
         if seeds is None and folds is None:
-            densely.train(source, seed=seed, **options)
+            if jobs is not None:
+                raise UsageError("--jobs is for --seeds and --folds: a training alone has all threads already.")
+            densely.train(source, seed=seed, peer_timeout=peer_timeout, **options)
         elif source is None:
             raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")
         else:
-            repeat(source, seeds=seeds, folds=folds, seed=seed, **options)
+            repeat(source, seeds=seeds, folds=folds, seed=seed, **_given({"jobs": jobs}), **options)
     except Interrupted as stop:
-        err.print("densely:", str(stop)[0].lower() + str(stop)[1:], markup=False, highlight=False, soft_wrap=True)
-        if stop.folder is not None:
-            again = re.sub(r" --resume[ =]never\b", "", shlex.join(["densely", *sys.argv[1:]]))
-            err.print(f"Go on with:  {again}", markup=False, highlight=False, soft_wrap=True)
-        raise _Told(stop.exit_code) from None
+        raise broken_off(stop) from None
+
+
+app.command()(sweep)
+
+
+def _launched(devices: int | None, patience: float) -> bool:
+    """Whether the training has been run, by processes of its own.
+
+    Raises:
+        UsageError: if this is one of several processes that somebody else has started.
+        SystemExit: with their exit code, if it is not 0.
+    """
+    from densely.training.distributed import launcher, place
+
+    if devices is None or place.LAUNCHER in os.environ:
+        return False
+    if place.find() is not None:
+        raise UsageError("--devices starts processes itself: leave it out under torchrun, or start densely alone.")
+    if devices == 1:
+        return False
+    code = launcher.launch(devices, sys.argv[1:], patience)
+    if code:
+        raise Told(code)
+    return True
 
 
 @app.command(name="find-lr")
@@ -286,6 +394,9 @@ def find_lr(
     model: Annotated[
         str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
     ] = None,
+    weights: StartOption = None,
+    freeze: FreezeOption = None,
+    stage_rates: RatesOption = None,
     lowest: Annotated[float, typer.Option(help="Where the rate begins.")] = 1e-4,
     highest: Annotated[float, typer.Option(help="Where it would end.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Batches at most.")] = 100,
@@ -307,6 +418,9 @@ def find_lr(
         source,
         recipe=recipe,
         model=model,
+        weights=weights,
+        freeze=freeze,
+        stage_rates=stage_rates,
         lowest=lowest,
         highest=highest,
         steps=steps,
@@ -358,38 +472,76 @@ def evaluate(
 
 @app.command()
 def predict(
-    run_folder: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="PNG, JPEG, WebP or BMP files.")],
-    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    trained: Trained,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="PNG, JPEG, WebP or BMP files, or folders of them.")
+    ],
+    top: Annotated[int | None, typer.Option(help="How many classes to name.", show_default="5")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE.csv", help="Write a table, of any number of images.", show_default="none"),
+    ] = None,
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="In the table, a column of probabilities for each class.")
+    ] = False,
     weights: WeightsOption = "final",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Name the likeliest classes of images."""
-    from densely.runs import Run
+    """Name the likeliest classes of images.
 
-    run = Run.open(run_folder)
+    A folder is looked through to any depth. With --csv a file that cannot be read is a row that says why.
+    """
+    from densely.model_file import open_trained
+
+    opened = open_trained(trained)
     chosen = _weights(weights)
+    if table is not None:
+        if top is not None or as_json:
+            raise UsageError("--csv does not go with --top or --json: the table has the likeliest, or --all-classes.")
+        _predict_to_csv(opened, images, table, chosen, all_classes)
+        return
+    if all_classes:
+        raise UsageError("--all-classes is for a table: name one with --csv FILE.csv.")
+    from densely.bulk import few
     from densely.prediction import predict as guess
 
-    guesses = guess(run, list(images), top=top, weights=chosen)
+    files = few(images)
+    guesses = guess(opened, list(files), top=5 if top is None else top, weights=chosen)
     if as_json:
         rows = [
             {"image": str(image), "top": [{"class": g.label, "probability": round(g.probability, 6)} for g in found]}
-            for image, found in zip(images, guesses, strict=True)
+            for image, found in zip(files, guesses, strict=True)
         ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for image, found in zip(images, guesses, strict=True):
+    for image, found in zip(files, guesses, strict=True):
         out.print(str(image), style="bold", markup=False, highlight=False, soft_wrap=True)
-        table = Table("class", "probability", "", box=None)
+        shown = Table("class", "probability", "", box=None)
         for g in found:
-            table.add_row(escape(g.label), f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
-        out.print(table)
+            shown.add_row(escape(g.label), f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
+        out.print(shown)
+
+
+def _predict_to_csv(trained: Any, images: list[Path], table: Path, weights: Any, all_classes: bool) -> None:
+    from densely.bulk import check_table, predict_to_csv
+    from densely.training.resume.interruption import Interrupted
+
+    check_table(table)
+    try:
+        tally = predict_to_csv(trained, images, table, weights=weights, all_classes=all_classes, console=out)
+    except Interrupted as stop:
+        raise ended(stop) from None
+    lines = [f"Table          {table}, {tally.predicted:,} image{'s' * (tally.predicted != 1)}"]
+    if tally.bad:
+        lines.append(f"not read       {tally.bad:,}; the column error says why")
+    if tally.others:
+        lines.append(f"left out       {tally.others:,} other file{'s' * (tally.others != 1)}, by their names no images")
+    out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def explain(
-    run_folder: RunFolder,
+    trained: Trained,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG, WebP or BMP file.")],
     of: Annotated[
         str | None, typer.Option(metavar="CLASS", help="Explain this class.", show_default="likeliest")
@@ -404,15 +556,16 @@ def explain(
     weights: WeightsOption = "final",
 ) -> None:
     """Show where in an image the network sees its likeliest classes (class activation maps)."""
-    from densely.runs import Run, write_whole
+    from densely.model_file import open_trained
+    from densely.runs import write_whole
 
     target = Path(f"{image.stem}-explained.png") if out_file is None else out_file
     _writable(target, ".png")
-    run = Run.open(run_folder)
+    opened = open_trained(trained)
     chosen = _weights(weights)
     from densely import explain as explaining
 
-    found = explaining.explain(run, image, of=of, layer=layer, top=top, weights=chosen)
+    found = explaining.explain(opened, image, of=of, layer=layer, top=top, weights=chosen)
     write_whole(target, lambda aside: explaining.draw(found).save(aside, "PNG"))
     for label, probability in zip(found.classes, found.probabilities, strict=True):
         out.print(f"{100 * probability:6.2f} %  {label}", markup=False, highlight=False, soft_wrap=True)
@@ -462,6 +615,56 @@ def compare(
 
 
 @app.command()
+def export(
+    trained: Trained,
+    format: Annotated[
+        str, typer.Option(metavar="onnx|keras|torch|safetensors", help="safetensors: weights, for densely.build.")
+    ] = "onnx",
+    batch: Annotated[str, typer.Option(metavar="dynamic|N", help="Images that it takes at a time.")] = "dynamic",
+    quantize: Annotated[
+        str | None, typer.Option(metavar="int8", help="Convolutions in 8-bit integers (ONNX).", show_default="no")
+    ] = None,
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="Take uint8 pixels, 0 to 255, as they come from a file.")
+    ] = False,
+    images: Annotated[str, typer.Option(metavar="N|all", help="Test images that it is compared on.")] = "1000",
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder for the model and its card.", show_default="RUN/export/FORMAT"),
+    ] = None,
+    weights: WeightsOption = "final",
+    data_dir: DataDir = None,
+) -> None:
+    """Write the network for another program, compared with itself on test images first, and its model card."""
+    size = batch if batch == "dynamic" else numbers("--batch", batch, (1,), "dynamic or 16")[0]
+    compared = None if images == "all" else numbers("--images", images, (1,), "all or 1000")[0]
+    from densely.model_file import open_trained
+
+    opened = open_trained(trained)
+    chosen = _weights(weights)
+    from densely import export as exporting
+
+    exported = exporting.export(
+        opened,
+        format,  # type: ignore[arg-type]
+        out=out_folder,
+        batch=size,  # type: ignore[arg-type]
+        quantize=quantize,  # type: ignore[arg-type]
+        with_preprocessing=with_preprocessing,
+        weights=chosen,
+        images=compared,
+        data_dir=data_dir,
+    )
+    out.print(f"Checked        {exported.checked.told()}", markup=False, highlight=False, soft_wrap=True)
+    if quantize and exported.checked.accuracy is not None:
+        before, after = exported.checked.accuracy
+        lost = f"{100 * (before - after):.2f} points of accuracy" if after < before else "no accuracy"
+        out.print(f"Lost by int8   {lost}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Model          {exported.path}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Card           {exported.card}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def show(
     source: Annotated[str, typer.Argument(metavar="DATA", help="As `densely train` takes it.", show_default=False)],
     recipe: Annotated[str, typer.Option(help="How to train; `densely recipes` lists them.")] = "auto",
@@ -486,10 +689,125 @@ def show(
     from densely.show import preview
 
     picture = preview(
-        source, recipe, seed=seed, data_dir=data_dir, size=_size(size), channels=channels, skip_bad=bool(skip_bad)
+        source, recipe, seed=seed, data_dir=data_dir, size=image_size(size), channels=channels, skip_bad=bool(skip_bad)
     )
     write_whole(target, picture.save)
     out.print(str(target), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def serve(
+    run_folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|MODEL", help="A run folder, a .safetensors file, or an .onnx file of densely export."
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(help="That clients must show.", envvar="DENSELY_TOKEN", show_default="none", show_envvar=True),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A proxy's name for this server; may be repeated.", show_default="none"),
+    ] = None,
+    weights: WeightsOption = "final",
+    samples: Annotated[
+        Path | None, typer.Option(help="A folder of images that the page offers.", show_default="test images")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="That compute a batch.", show_default="one a core")
+    ] = None,
+    max_batch: Annotated[int, _limit("Images answered together.", 1, 1024)] = Limits.batch,
+    max_queue: Annotated[int, _limit("Images that may wait.", 1, 100_000)] = Limits.queue,
+    max_requests: Annotated[int, _limit("Requests at work at one time.", 1, 10_000)] = Limits.requests,
+    max_connections: Annotated[int, _limit("Connections open at one time.", 1, 100_000)] = Limits.connections,
+    max_images: Annotated[int, _limit("Images a request.", 1, 10_000)] = Limits.images,
+    max_megabytes: Annotated[float, _limit("Of a request's body.", 0.001, 1024)] = Limits.body // 2**20,
+    max_megapixels: Annotated[float, _limit("Of an image.", 0.001, 64)] = Limits.pixels // 10**6,
+    head_timeout: Annotated[float, _limit("Seconds for a request's head.", 0.1, 3600)] = Limits.head_seconds,
+    body_timeout: Annotated[float, _limit("Seconds for its body.", 0.1, 3600)] = Limits.body_seconds,
+    answer_timeout: Annotated[float, _limit("Seconds for the answer.", 0.1, 3600)] = Limits.answer_seconds,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve a trained network over HTTP, with a page to try it."""
+    from densely import serve as serving
+
+    serving.check()
+    chosen = _weights(weights)
+    from densely.serve.server import serve as run
+    from densely.training.resume.interruption import Interrupted
+
+    limits = Limits(
+        body=round(max_megabytes * 2**20),
+        pixels=round(max_megapixels * 1e6),
+        images=max_images,
+        requests=max_requests,
+        held=max(Limits.held, 2 * round(max_megabytes * 2**20)),
+        queue=max(max_queue, max_images),
+        batch=max_batch,
+        connections=max_connections,
+        head_seconds=head_timeout,
+        body_seconds=body_timeout,
+        answer_seconds=answer_timeout,
+    )
+    try:
+        run(
+            run_folder,
+            host=host,
+            port=port,
+            token=token,
+            allowed=allow_host or (),
+            limits=limits,
+            threads=threads,
+            weights=chosen,
+            samples=samples,
+            data_dir=data_dir,
+            out=out,
+            err=err,
+        )
+    except Interrupted as stop:  # before it served
+        raise ended(stop) from None
+
+
+@app.command()
+def convert(
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="HDF5 that Keras 2 saved; or torchvision's .pth, .pt, .safetensors."),
+    ],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="The model file, a new one.", show_default="WEIGHTS.safetensors, in this folder"),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES|FILE",
+            help="Names of the classes, with commas between them; or a file with one a line.",
+            show_default="CIFAR-10's for 10 classes of Keras 2, else numbers",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Bring images to this size.", show_default="32; torchvision: 224"),
+    ] = None,
+) -> None:
+    """Make a model file of a DenseNet that Keras 2 (the old notebook) or torchvision saved."""
+    from densely.conversion import convert as converting
+    from densely.conversion import read_classes
+
+    names = None if classes is None else read_classes(classes)
+    made = converting(weights, out_file, classes=names, size=image_size(size))
+    from densely import cost
+
+    height, width, channels = made.inputs.input_shape
+    count = cost.parameters(made.network)
+    text = f"{made.name}: {count:,} parameters; {made.network.classes} classes, {height}×{width}×{channels}"
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Model          {made.path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -519,7 +837,7 @@ def models() -> None:
             f"{cost.multiply_adds(network) / 1e6:,.0f} M",
             *(f"{errors[c]:.2f}" if c in errors else "" for c in columns),
         )
-    _wide(table)
+    wide(table)
 
 
 @app.command()
@@ -549,7 +867,7 @@ def summary(
     """Show a network stage by stage, like Table 1 of the paper."""
     from densely import architecture, cost
 
-    shape = None if input_shape is None else _numbers("--input-shape", input_shape, (3,), "32x32x3")
+    shape = None if input_shape is None else numbers("--input-shape", input_shape, (3,), "32x32x3")
     network = architecture.spec(
         model, **_given({"input_shape": shape, "classes": classes, "depth": depth, "growth_rate": growth_rate})
     )
@@ -572,7 +890,7 @@ def summary(
     table.add_section()
     total = sum(s.multiply_adds for s in found)
     table.add_row("total", "", "", f"{sum(s.parameters for s in found):,}", f"{total / 1e6:,.2f} M")
-    _wide(table)
+    wide(table)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -597,37 +915,15 @@ def _weights(value: str) -> Any:
     return _choice("--weights", value, ("final", "best"))
 
 
-def _numbers(option: str, text: str, counts: tuple[int, ...], example: str) -> tuple[int, ...]:
-    """Whole numbers with `x` between them."""
-    words = text.lower().replace("×", "x").split("x")
-    if len(words) not in counts or not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UsageError(f"{option} must look like {example}, not {text!r}.")
-    return tuple(map(int, words))
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    numbers = _numbers("--size", text, (1, 2), "64 or 48x64")
-    return numbers[0], numbers[-1]
-
-
-def _wide(table: Table) -> None:
-    """Print a table whole where the output is no terminal: a pipe has no width to wrap to."""
-    (out if out.is_terminal else Console(width=160)).print(table)
-
-
-class _Told(SystemExit):
-    """The end of the process after its reason has been printed."""
-
-
 def main() -> None:
     """Run the command line; every failure ends as one sentence and an exit code, never as a traceback."""
     try:
         app(standalone_mode=True)
     except DenselyError as error:
+        if _told_elsewhere(error):
+            sys.exit(error.exit_code)
         _end(str(error), error.exit_code)
-    except _Told:
+    except Told:
         raise
     except SystemExit as end:
         if end.code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
@@ -647,6 +943,12 @@ def main() -> None:
             "(this is a fault of Densely; set DENSELY_DEBUG=1 to see where).",
             1,
         )
+
+
+def _told_elsewhere(error: DenselyError) -> bool:
+    """Whether another process of the same training tells what happened."""
+    world = sys.modules.get("densely.training.distributed.peers")
+    return world is not None and isinstance(error, world.ElsewhereError)
 
 
 def _end(message: str, code: int) -> None:

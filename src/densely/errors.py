@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+MOST = 200
+"""Signs of a value that an error shows."""
+
+
 class DenselyError(Exception):
     """A failure with a sentence for the user; the command line prints it and exits with `exit_code`."""
 
@@ -58,5 +62,6 @@ def from_validation(what: str, error: "ValidationError") -> UsageError:
     message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:
         return UsageError(message)
-    where = ".".join(str(part) for part in first["loc"])
-    return UsageError(f"{what}: {where}={first['input']!r}: {message[0].lower()}{message[1:]}.")
+    where, given = ".".join(str(part) for part in first["loc"]), repr(first["input"])
+    given = given if len(given) <= MOST else f"{given[:MOST]}…"
+    return UsageError(f"{what}: {where}={given}: {message[0].lower()}{message[1:]}.")

@@ -26,6 +26,7 @@ from densely import pictures
 from densely.data import Preprocessing, read_image
 from densely.errors import UsageError, unknown
 from densely.evaluation import probabilities
+from densely.model_file import ModelFile
 from densely.runs import Run, Weights
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class Explanation:
 
 
 def explain(
-    run: Run,
+    run: Run | ModelFile,
     image: str | Path | NDArray[np.uint8],
     *,
     of: str | None = None,
@@ -209,7 +210,7 @@ def explain(
     """Explain what a trained network says of an image: what `densely explain` does.
 
     Args:
-        run: an opened run.
+        run: a trained network: an opened run, or a model file.
         image: a path, brought to the run's size as its training images were, or uint8 `(H, W, C)` of that size.
         of: a class to explain; by default the `top` likeliest.
         layer: `"final_relu"` (default) for the exact map, or another layer's name for Grad-CAM.
@@ -230,7 +231,7 @@ def explain(
     if shown.shape != (height, width, channels):
         raise UsageError(f"The image is {shown.shape}, but the run's images are {(height, width, channels)}.")
     model = run.model(weights)
-    p = probabilities(model, shown[None], run.preprocessing, views=run.config.recipe.views)[0]
+    p = probabilities(model, shown[None], run.preprocessing, views=run.views)[0]
     chosen = [names.index(of)] if of is not None else np.argsort(-p, kind="stable")[:top].tolist()
     pixels = run.preprocessing(np.repeat(shown[None], len(chosen), axis=0))
     maps = look(model, pixels).activation_maps(chosen) if layer == FINAL else grad_cam(model, pixels, chosen, layer)

@@ -195,6 +195,7 @@ class DenseBlock(keras.layers.Layer):
             "epsilon": epsilon,
         }
         self.fused = fused
+        self.replicas: Any = None  # `densely.kernels.replicas.Replicas`, of a training on several devices
         self.seed_generator = keras.random.SeedGenerator() if dropout else None
         self.bottlenecks: list[NormReluConv] = []
         self.convs: list[NormReluConv] = []
@@ -234,7 +235,7 @@ class DenseBlock(keras.layers.Layer):
         units = [fused.tensors(*pair) for pair in zip(*filter(None, (self.bottlenecks, self.convs)), strict=True)]
         layers, statistics = zip(*units, strict=True)
         return kernels.dense_block(
-            inputs, layers, statistics, **fused.options(self.conv_options, training, self.seed_generator)
+            inputs, layers, statistics, **fused.options(self.conv_options, training, self.seed_generator, self.replicas)
         )
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -288,6 +289,7 @@ class Transition(keras.layers.Layer):
             raise ValueError(f"The compression must be above 0 and at most 1, not {compression}.")
         self.compression = compression
         self.fused = fused
+        self.replicas: Any = None  # `densely.kernels.replicas.Replicas`, of a training on several devices
         self.seed_generator = keras.random.SeedGenerator() if dropout else None
         self.conv_options: dict[str, Any] = {
             "dropout": dropout,
@@ -318,7 +320,7 @@ class Transition(keras.layers.Layer):
         if self.fused is not False and fused.possible(inputs, [self.unit]) and min(inputs.shape[1:3]) > 1:
             from densely import kernels
 
-            options = fused.options(self.conv_options, bool(training), self.seed_generator)
+            options = fused.options(self.conv_options, bool(training), self.seed_generator, self.replicas)
             return kernels.transition(inputs, *fused.tensors(self.unit), **options)
         return self.pool(self.unit(inputs, training=training))
 

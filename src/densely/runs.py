@@ -40,12 +40,13 @@ import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from densely.architecture import NetworkSpec, build
 from densely.cost import parameters
 from densely.data import Preprocessing
 from densely.errors import DataError, UsageError, from_validation, reason
+from densely.evaluation.views import Views
 from densely.recipes import Recipe
 from densely.version import __version__
 
@@ -53,6 +54,26 @@ if TYPE_CHECKING:
     import keras
 
 Weights = Literal["final", "best"]
+
+
+class Start(BaseModel):
+    """The trained weights that a training starts from, and how it treats them.
+
+    Attributes:
+        weights: the path of a run folder or model file, or the name of weights that come with Densely.
+        sha256: of the file with the weights, so that the same training starts from the same.
+        new_head: whether the classifier is fresh, because the classes are other ones.
+        freeze: the last layer of those that are not trained; `None` trains all.
+        stage_rates: the learning rate of a stage over that of the stage after it; 1: all the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    weights: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    new_head: bool
+    freeze: str | None = None
+    stage_rates: float = Field(default=1.0, gt=0, le=1)
 
 
 class RunConfig(BaseModel):
@@ -69,9 +90,12 @@ class RunConfig(BaseModel):
         seed: of initial weights, order, augmentation, dropout and the split.
         tune: whether the validation part was scored in place of the test part.
         deterministic: whether only operators were allowed that give the same bits each time.
+        sync_bn: whether batch normalisation took its statistics from the whole batch where several processes shared
+            it; in one process it always does.
         model: name of the network that was asked for.
         network: the network itself.
         recipe: how it was trained.
+        start: the weights that it started from; `None` for fresh ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,9 +109,11 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     tune: bool = False
     deterministic: bool = False
+    sync_bn: bool = False
     model: str
     network: NetworkSpec
     recipe: Recipe
+    start: Start | None = None
 
     @property
     def data_name(self) -> str:
@@ -149,6 +175,21 @@ class Run:
             if inputs.input_shape != config.network.input_shape or len(inputs.class_names) != config.network.classes:
                 raise ValueError("its images or classes are not those of config.toml")
         return cls(folder, config, inputs)
+
+    @property
+    def name(self) -> str:
+        """Of the network."""
+        return self.config.model
+
+    @property
+    def network(self) -> NetworkSpec:
+        """The network that was trained."""
+        return self.config.network
+
+    @property
+    def views(self) -> Views:
+        """At what of each image the scores look."""
+        return self.config.recipe.views
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -407,13 +448,8 @@ def write_predictions(path: Path, p: Mapping[str, np.ndarray], labels: Mapping[s
     plain = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in p.items()}
     plain |= {f"{name}_labels": np.ascontiguousarray(values) for name, values in labels.items()}
 
-    def write(aside: Path) -> None:
-        try:
-            save_file(plain, aside)
-        except SafetensorError as error:  # what it makes of a full disk
-            raise OSError(str(error)) from None
-
-    write_whole(path, write)
+    content = save(plain)  # `save_file` would let nobody else read it
+    write_whole(path, lambda aside: aside.write_bytes(content))
 
 
 def read_json(path: Path) -> Any:
@@ -466,20 +502,27 @@ def read_config(path: str | Path | RunConfig) -> RunConfig:
 class HistoryFile:
     """`history.csv`, one row an epoch, on the disk before the next epoch starts.
 
+    Args:
+        path: of the file; None keeps the rows in memory only.
+        rows: that it begins with.
+
     Attributes:
         rows: what it holds, with the file's columns.
     """
 
     columns = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 
-    def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(self, path: Path | None, rows: Sequence[dict[str, Any]] = ()) -> None:
         self.path = path
         self.rows = list(rows)
-        write_whole(path, self._write_all)
+        if path is not None:
+            write_whole(path, self._write_all)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row; columns that it lacks stay empty."""
         self.rows.append({column: row[column] for column in self.columns if column in row})
+        if self.path is None:
+            return
         try:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(self.rows[-1])
@@ -495,8 +538,14 @@ class HistoryFile:
             writer.writerows(self.rows)
 
 
-def environment(seed: int) -> dict[str, Any]:
-    """Where a run runs: versions, machine, command, seed, revision of the source checkout if it is one."""
+def environment(seed: int, dense_block: str, processes: int = 1) -> dict[str, Any]:
+    """Where a run runs: versions, machine, command, seed, revision of the source checkout if it is one.
+
+    Args:
+        seed: of the run.
+        dense_block: what the dense blocks run on.
+        processes: that share the training.
+    """
     import keras
 
     packages = ("keras", "torch", "jax", "numpy", "scikit-learn", "pillow")
@@ -510,7 +559,13 @@ def environment(seed: int) -> dict[str, Any]:
         "seed": seed,
         "versions": versions,
         "engine": keras.backend.backend(),
-        "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "dense_block": dense_block,
+            "processes": processes,
+        },
         "git_revision": git_revision(Path(__file__).parent),
     }
     if keras.backend.backend() == "torch":

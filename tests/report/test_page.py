@@ -44,7 +44,7 @@ def test_every_picture_has_words_and_every_id_stands_once(digits: Run, cifar: Ru
             assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar", "hundred", "several"])
+@pytest.mark.parametrize("name", ["digits", "cifar", pytest.param("hundred", marks=pytest.mark.slow), "several"])
 def test_it_fits_a_phone_and_a_desk_in_light_and_dark(name: str, request: pytest.FixtureRequest) -> None:
     made = request.getfixturevalue(name)
     run = made[0] if isinstance(made, tuple) else made

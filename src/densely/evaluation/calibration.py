@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 
 from densely.data import Dataset
+from densely.evaluation.views import YES
 
 #: Equal-width bins over [0, 1], as many as Guo et al. take.
 BINS = 15
@@ -147,7 +148,7 @@ def _bins(probabilities: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, np.n
     p = probabilities.astype(np.float64)
     if dataset.multi_label:
         confidence = np.maximum(p, 1 - p).ravel()
-        right = ((p >= 0.5) == (dataset.labels == 1)).ravel()
+        right = ((p >= YES) == (dataset.labels == 1)).ravel()
     else:
         confidence = p.max(axis=1)
         right = p.argmax(axis=1) == dataset.labels

@@ -12,7 +12,7 @@ import numpy as np
 from densely.data import Dataset, Preprocessing
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import calibration
-from densely.evaluation.views import ONE_VIEW, Views, probabilities
+from densely.evaluation.views import ONE_VIEW, YES, Views, probabilities
 
 if TYPE_CHECKING:
     import keras
@@ -193,7 +193,7 @@ def _several_labels(probabilities: np.ndarray, dataset: Dataset) -> dict[str, An
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     truth, n = dataset.labels == 1, len(dataset)
-    answer = probabilities >= 0.5
+    answer = probabilities >= YES
     all_right = int((answer == truth).all(axis=1).sum())
     hits, guessed, support = (truth & answer).sum(axis=0), answer.sum(axis=0), truth.sum(axis=0)
     per_class = _per_class(hits, guessed, support)

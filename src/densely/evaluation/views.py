@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from densely.data import Preprocessing
+from densely.data.dataset import Images, in_turn
 
 if TYPE_CHECKING:
     import keras
+
+
+YES = 0.5
+"""Of several labels an image, those are its answer that are at least so likely."""
 
 
 class Views(NamedTuple):
@@ -25,13 +30,18 @@ class Views(NamedTuple):
     flip: bool = False
     shift: int = 0
 
+    @property
+    def number(self) -> int:
+        """How many times the model is asked about an image."""
+        return (2 if self.flip else 1) * (3 if self.shift else 1)
+
 
 ONE_VIEW = Views()
 
 
 def probabilities(
     model: "keras.Model",
-    images: np.ndarray,
+    images: Images,
     preprocessing: Preprocessing,
     batch_size: int = 256,
     views: Views = ONE_VIEW,
@@ -49,9 +59,10 @@ def probabilities(
         float32, `(N, classes)`.
     """
     parts: list[np.ndarray] = []
-    for start in range(0, len(images), batch_size):
+    batches = (slice(start, start + batch_size) for start in range(0, len(images), batch_size))
+    for batch in in_turn(images, batches):
         mean: Any = 0.0
-        for share, seen in _seen(images[start : start + batch_size], views):
+        for share, seen in _seen(batch, views):
             # PyTorch takes no negative strides, hence the copy.
             mean = mean + share * np.asarray(model.predict_on_batch(preprocessing(np.ascontiguousarray(seen))))
         parts.append(mean)

@@ -32,6 +32,7 @@ from densely.terminal import (
     out,
     wide,
 )
+from densely.training.resume.interruption import Interrupted, StopSignals
 
 app = typer.Typer(
     help="DenseNets trained from scratch, where labelled images are scarce.",
@@ -348,7 +349,6 @@ def train(
     if _launched(devices, peer_timeout):
         return
     from densely.training.repeats import repeat
-    from densely.training.resume.interruption import Interrupted
 
     try:
         if seeds is None and folds is None:
@@ -524,7 +524,6 @@ def predict(
 
 def _predict_to_csv(trained: Any, images: list[Path], table: Path, weights: Any, all_classes: bool) -> None:
     from densely.bulk import check_table, predict_to_csv
-    from densely.training.resume.interruption import Interrupted
 
     check_table(table)
     try:
@@ -738,7 +737,6 @@ def serve(
     serving.check()
     chosen = _weights(weights)
     from densely.serve.server import serve as run
-    from densely.training.resume.interruption import Interrupted
 
     limits = Limits(
         body=round(max_megabytes * 2**20),
@@ -918,7 +916,8 @@ def _weights(value: str) -> Any:
 def main() -> None:
     """Run the command line; every failure ends as one sentence and an exit code, never as a traceback."""
     try:
-        app(standalone_mode=True)
+        with StopSignals([signal.SIGINT]):
+            app(standalone_mode=True)
     except DenselyError as error:
         if _told_elsewhere(error):
             sys.exit(error.exit_code)

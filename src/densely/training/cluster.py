@@ -64,7 +64,7 @@ def run(
         raise DenselyError(f"The Ray cluster at {address} does not answer: {reason(error)}") from None
     working: dict[Any, K] = {}
     try:
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         jobs = jobs or len(machines)
         processors = _share([machine.get("CPU", 0.0) for machine in machines], jobs)
         start = ray.remote(num_cpus=processors, num_gpus=_gpus(machines, jobs), max_retries=1)(_work)

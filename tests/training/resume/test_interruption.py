@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -53,3 +54,16 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_whose_exception_python_drops_is_raised_by_the_next() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals([signal.SIGINT]) as outer:
+        watched = weakref.ref(dying := type("Dying", (), {})(), lambda _: os.kill(os.getpid(), signal.SIGINT))
+        del dying
+        assert watched() is None
+        assert outer.received == signal.SIGINT
+        with pytest.raises(Interrupted), StopSignals():
+            pytest.fail("It went on.")
+    assert signal.getsignal(signal.SIGINT) == before

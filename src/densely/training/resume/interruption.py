@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -38,16 +38,27 @@ class StopSignals:
 
     Inside `deferred()` nothing is raised: `received` has the signal's number, and whoever looks at it raises. Python
     lets only the main thread handle signals; elsewhere this does nothing.
+
+    One inside another raises what the outer one has received: an exception that rises in a callback, of the import
+    system say, is dropped by Python, and the signal would have been for nothing.
+
+    Args:
+        numbers: of the signals.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals] = SIGNALS) -> None:
+        self.numbers = numbers
         self.received: int | None = None
         self._deferring = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self.numbers:
+                outer = getattr(signal.getsignal(number), "__self__", None)
+                if isinstance(outer, StopSignals) and outer.received is not None:
+                    raise Interrupted(outer.received)
+            for number in self.numbers:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -72,9 +72,13 @@ inline float number(bfloat16 value) {
 
 // To nearest, ties to even; a NaN stays one.
 inline void store(bfloat16* to, Vector v) {
+#if defined(__AVX512BF16__)
+    const __m256bh narrow = _mm512_cvtneps_pbh((__m512)v);
+#else
     typedef uint16_t Narrow __attribute__((vector_size(2 * LANES)));
     const Bits bits = (Bits)v, rounded = bits + 0x7fff + ((bits >> 16) & 1), number = v == v;
     const Narrow narrow = __builtin_convertvector(((rounded & number) | ((bits | 0x400000) & ~number)) >> 16, Narrow);
+#endif
     memcpy(to, &narrow, sizeof narrow);
 }
 

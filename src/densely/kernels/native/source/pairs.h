@@ -6,7 +6,7 @@
 #pragma once
 #include "maps.h"
 
-// Whether products of such maps are taken in pairs.
+// Whether products of such maps are taken in pairs, and what products take then.
 #if defined(__AVX512BF16__)
 template <class T>
 constexpr bool PAIRED = std::is_same_v<T, bfloat16>;
@@ -14,6 +14,8 @@ constexpr bool PAIRED = std::is_same_v<T, bfloat16>;
 template <class T>
 constexpr bool PAIRED = false;
 #endif
+template <bool PAIRS>
+using Term = std::conditional_t<PAIRS, bfloat16, float>;
 
 template <bool PAIRS>
 inline __attribute__((always_inline)) Vector plus_product(Vector sum, Vector a, Vector b) {
@@ -23,27 +25,31 @@ inline __attribute__((always_inline)) Vector plus_product(Vector sum, Vector a, 
     return sum + a * b;
 }
 
-// Each element of a row with the one below it; without a row below, with zero.
-inline Vector paired(Vector row, Vector below) {
+// Each element of a row with the one below it.
+inline Vector paired(const bfloat16* row, const bfloat16* below) {
     typedef uint16_t Narrow __attribute__((vector_size(2 * LANES)));
-    bfloat16 halves[2][LANES];
-    store(halves[0], row);
-    store(halves[1], below);
     Narrow low, high;
-    memcpy(&low, halves[0], sizeof low);
-    memcpy(&high, halves[1], sizeof high);
+    memcpy(&low, row, sizeof low);
+    memcpy(&high, below, sizeof high);
     return (Vector)(__builtin_convertvector(low, Bits) | __builtin_convertvector(high, Bits) << 16);
 }
 
+inline Vector paired(Vector row, Vector below) {
+    bfloat16 narrow[2][LANES];
+    store(narrow[0], row);
+    store(narrow[1], below);
+    return paired(narrow[0], narrow[1]);
+}
+
+// Without a row below, with zeros.
 inline void pair_rows(float* to, const float* row, const float* below, long floats) {
     for (long i = 0; i < floats; i += LANES) store(to + i, paired(load(row + i), below ? load(below + i) : Vector{}));
 }
 
-// Rows of floats, `stride` apart, to pairs within each row; what fills an odd row up is zero.
+// Rows of floats, `stride` apart, to pairs within each row. What fills an odd row up meets zeros, and has to be a number.
 inline void pair_within_rows(float* to, const float* from, long stride, long rows, long channels) {
     for (long r = 0; r < rows; r++, from += stride, to += stride / 2) {
         bfloat16* narrow = reinterpret_cast<bfloat16*>(to);
         for (long c = 0; c < channels; c += LANES) store(narrow + c, load(from + c));
-        if (channels % 2) narrow[channels] = {0};
     }
 }

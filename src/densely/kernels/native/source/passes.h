@@ -62,8 +62,8 @@ inline void normalise_row_pairs(float* to, const T* x, long rows, const Affine& 
 }
 
 // All slabs of some rows; `gap` between slabs in scratch.
-template <class T>
-inline void normalise(float* to, long gap, const Maps<const T>& x, long row, long rows, const Affine& by) {
+template <class To, class T>
+inline void normalise(To* to, long gap, const Maps<const T>& x, long row, long rows, const Affine& by) {
     for (long s = 0; s < slabs(x.channels); s++) normalise(to + s * gap, x.slab(s, row), rows, by, s * SLAB);
 }
 

@@ -116,6 +116,12 @@ inline void store(T* to, Vector v, long count) {
     for (long i = 0; i < count; i++) to[i] = part[i];
 }
 
+#if defined(__AVX512BF16__)
+template <>
+inline void store(bfloat16* to, Vector v, long count) {
+    count >= LANES ? store(to, v) : _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+#endif
 #if defined(__AVX512F__)
 template <>
 inline void store(float* to, Vector v, long count) {

@@ -4,6 +4,8 @@
 // the same way, with half the terms, and is passed on as if it were floats.
 
 #pragma once
+#include <type_traits>
+
 #include "maps.h"
 
 // Whether products of such maps are taken in pairs, and what products take then.

@@ -11,6 +11,7 @@ Only with `DENSELY_CUDA_GRAPH=1`: **no GPU was at hand when it was written.** It
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,16 +81,19 @@ def capturing(model: keras.Model, config: RunConfig, processes: int, tell: Calla
         yield
         return
     tell("Steps are captured in a CUDA graph.")
-    model.train_function = GraphedStep(model, config.recipe.batch_size)
+    model.train_function = GraphedStep(model, config.recipe.batch_size, captured, aside)
     try:
         yield
     finally:
         model.train_function = None  # and with it the graph and its memory
 
 
+_stream = functools.cache(lambda: torch.cuda.Stream())  # one: each keeps memory
+
+
 def aside(step: Step) -> dict[str, Any]:
     """A step on a stream of its own, as those before a capture have to be."""
-    here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+    here, stream = torch.cuda.current_stream(), _stream()
     stream.wait_stream(here)
     with torch.cuda.stream(stream):
         logs = step()
@@ -111,16 +115,16 @@ class GraphedStep:
     Args:
         model: compiled; its `train_step` is what is captured.
         batch_size: images of a whole batch.
-        capture: writes a step down.
-        warm_up: takes a step before that.
+        capture: writes a step down, `captured`.
+        warm_up: takes a step before that, `aside`.
     """
 
     def __init__(
         self,
         model: keras.Model,
         batch_size: int,
-        capture: Callable[[Step], tuple[dict[str, Any], Callable[[], None]]] = captured,
-        warm_up: Callable[[Step], dict[str, Any]] = aside,
+        capture: Callable[[Step], tuple[dict[str, Any], Callable[[], None]]],
+        warm_up: Callable[[Step], dict[str, Any]],
     ) -> None:
         self.model, self.batch_size, self.capture, self.warm_up = model, batch_size, capture, warm_up
         self.constants = Constants()
@@ -131,11 +135,11 @@ class GraphedStep:
 
     def __call__(self, data: Any) -> dict[str, Any]:
         """Take a step with `data[0]`, images and labels; gives loss and metrics, until the next step, as tensors."""
-        images, labels = batch = tuple(torch.as_tensor(part) for part in data[0])
-        if self.batch is None and len(images) == self.batch_size:
+        batch = tuple(torch.as_tensor(part) for part in data[0])
+        if self.batch is None and len(batch[0]) == self.batch_size:
             self.batch = tuple(part.to(get_device(), copy=True) for part in batch)
         if self.batch is None or _kinds(batch) != _kinds(self.batch):
-            return self._step((images, labels))
+            return self._step(batch)
         for own, part in zip(self.batch, batch, strict=True):
             own.copy_(part)
         if self.replay is None and self.taken < WARM_UP:
@@ -196,12 +200,12 @@ class Constants(TorchFunctionMode):
         self.kept: dict[tuple[Any, ...], tuple[torch.Tensor, int]] = {}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Remembers what `torch.as_tensor` and `torch.tensor` give for what is no tensor."""
+        """Remembers what `torch.as_tensor`, through which Keras goes, gives for what is no tensor."""
         kwargs = kwargs or {}
-        if function not in (torch.as_tensor, torch.tensor) or not args or not _of_python(args[0]):
+        if function is not torch.as_tensor or not _of_python(args[0]):
             return function(*args, **kwargs)
         value = np.asarray(args[0])
-        key = (type(args[0]), value.dtype, value.shape, value.tobytes(), args[1:], *sorted(kwargs.items()))
+        key = (type(args[0]), value.dtype, value.shape, value.tobytes(), *sorted(kwargs.items()))
         if key not in self.kept:
             made = function(*args, **kwargs)
             self.kept[key] = made, made._version

@@ -46,7 +46,19 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- A step whose tensors have shapes but no numbers: whoever looks at one is found out.
 
 LOOKS = {
-    *("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "cpu", "cuda", "nonzero"),
+    *(
+        "item",
+        "tolist",
+        "numpy",
+        "__array__",
+        "__float__",
+        "__int__",
+        "__bool__",
+        "__index__",
+        "cpu",
+        "cuda",
+        "nonzero",
+    ),
     *("as_tensor", "tensor", "from_numpy", "new_tensor"),
 }
 
@@ -82,7 +94,9 @@ class NoCrossing(TorchDispatchMode):
 
 def fake(model: keras.Model, mode: FakeTensorMode) -> None:
     """Gives a model tensors without numbers."""
-    for variable in {id(v): v for v in [*model.variables, *model.optimizer.variables, *model.metrics_variables]}.values():
+    for variable in {
+        id(v): v for v in [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    }.values():
         value = variable._value
         with mode:
             empty = torch.empty(value.shape, dtype=value.dtype, device=DEVICE)
@@ -91,7 +105,9 @@ def fake(model: keras.Model, mode: FakeTensorMode) -> None:
         layer._track_variables()
 
 
-def compiled(optimizer: keras.optimizers.Optimizer, network: Any, loss: Any = None, metric: Any = "accuracy", **changes: Any) -> keras.Model:
+def compiled(
+    optimizer: keras.optimizers.Optimizer, network: Any, loss: Any = None, metric: Any = "accuracy", **changes: Any
+) -> keras.Model:
     model = densely.build(network, activation="none", **changes)
     model.compile(optimizer, loss or CrossEntropy(label_smoothing=0.1), metrics=[metric])
     return model
@@ -105,6 +121,7 @@ STEPS: dict[str, tuple[Any, dict[str, Any]]] = {
     "notebook": (CoupledSGD(0.1), {"weight_decay": 1e-4, "use_bias": True}),
     "fast": (Muon(0.1), {"network": "densenet-fast", "dropout": 0.1}),
     "weighted": (SGD, {"loss": CrossEntropy(class_weights=[1.0 + i for i in range(10)])}),
+    "benchmark": (SGD, {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}),
     "mixed": (SGD, {"labels": torch.float32, "metric": keras.metrics.CategoricalAccuracy(name="accuracy")}),
 }
 
@@ -339,7 +356,9 @@ def test_what_cannot_be_captured_is_an_error_in_a_sentence(tmp_path: Path, monke
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(graphs, "captured", refused)
-    with pytest.raises(DenselyError, match=r"cannot be captured .*: unset DENSELY_CUDA_GRAPH \(operation not permitted"):
+    with pytest.raises(
+        DenselyError, match=r"cannot be captured .*: unset DENSELY_CUDA_GRAPH \(operation not permitted"
+    ):
         train("digits", out=tmp_path / "run", **TINY)
 
 
@@ -402,7 +421,7 @@ def test_where_it_cannot_be_a_sentence_says_why(tmp_path: Path, monkeypatch: pyt
         assert isinstance(model.train_function, GraphedStep)
         1 / 0  # noqa: B018
     assert model.train_function is None
-    assert told[1:] == ["Steps are captured in a CUDA graph."]
+    assert told[1:] == ["Steps of whole batches are captured in a CUDA graph."]
 
 
 # ---- On a GPU.

@@ -80,7 +80,7 @@ def capturing(model: keras.Model, config: RunConfig, processes: int, tell: Calla
         tell(f"Steps are not captured in a CUDA graph: {why}.")
         yield
         return
-    tell("Steps are captured in a CUDA graph.")
+    tell("Steps of whole batches are captured in a CUDA graph.")
     model.train_function = GraphedStep(model, config.recipe.batch_size, captured, aside)
     try:
         yield
@@ -88,7 +88,10 @@ def capturing(model: keras.Model, config: RunConfig, processes: int, tell: Calla
         model.train_function = None  # and with it the graph and its memory
 
 
-_stream = functools.cache(lambda: torch.cuda.Stream())  # one: each keeps memory
+@functools.cache
+def _stream() -> torch.cuda.Stream:
+    """One for warming up and capturing: memory, and what libraries prepare, belong to a stream."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def aside(step: Step) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def aside(step: Step) -> dict[str, Any]:
 def captured(step: Step) -> tuple[dict[str, Any], Callable[[], None]]:
     """What a step will give, and what takes it; nothing is computed yet."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=_stream()):
         logs = step()
     return logs, graph.replay
 
@@ -150,7 +153,9 @@ class GraphedStep:
             self._capture()
             assert self.replay is not None
         if any(variable._value is not tensor for variable, tensor in self.held):
-            raise DenselyError("A captured step works on tensors that the model no longer has: unset DENSELY_CUDA_GRAPH.")
+            raise DenselyError(
+                "A captured step works on tensors that the model no longer has: unset DENSELY_CUDA_GRAPH."
+            )
         self.replay()
         return self.logs
 
@@ -212,6 +217,6 @@ class Constants(TorchFunctionMode):
         return self.kept[key][0]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         if error == (None, None, None) and any(made._version != version for made, version in self.kept.values()):
             raise DenselyError("A step writes to a number that it shares with others: unset DENSELY_CUDA_GRAPH.")

@@ -13,6 +13,9 @@ from densely.kernels.choice import EngineName
 from densely.kernels.memory import Scratch, empty
 from densely.kernels.replicas import Replicas
 
+Seed = int | torch.Generator | torch.Tensor | None
+"""Of dropout, see `dense_block`."""
+
 # Bytes of one operand's chunk, as if it were in the dtype of sums. Measured on two cores with 2 MiB of second-level
 # cache each: half as much is slower (more calls), twice as much no faster.
 _CPU_CHUNK = 1 << 21
@@ -91,6 +94,8 @@ class Plan:
     """Who does it."""
     replicas: Replicas | None = None
     """The processes whose images are normalised together; None for this one's alone."""
+    seed: torch.Tensor | None = None
+    """Of dropout, on the device, in place of a generator; Triton's kernels alone have one."""
 
     @property
     def depth(self) -> int:
@@ -196,6 +201,8 @@ class TransitionOptions(NamedTuple):
     """Who does it."""
     replicas: Replicas | None = None
     """As in `Plan`."""
+    seed: torch.Tensor | None = None
+    """As in `Plan`."""
 
     @property
     def factor(self) -> float:
@@ -214,9 +221,15 @@ def chunk_rows(channels: int, sums: torch.dtype, device: torch.device) -> int:
     return max(1, budget // (channels * sums.itemsize))
 
 
-def dropout_generator(seed: int | torch.Generator | None, device: torch.device) -> torch.Generator | None:
-    """The generator that a seed stands for; None is PyTorch's default one."""
-    return torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed
+def dropout_source(
+    seed: Seed, device: torch.device, engine: EngineName
+) -> tuple[torch.Generator | None, torch.Tensor | None]:
+    """The generator that a seed stands for (None is PyTorch's default one), or the seed where an engine leaves it."""
+    if isinstance(seed, torch.Tensor):
+        if engine == "triton":
+            return None, seed
+        seed = int(dropout.keys(seed, 1)[0, 0])
+    return torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed, None
 
 
 def make_plan(
@@ -227,7 +240,7 @@ def make_plan(
     momentum: float,
     epsilon: float,
     rate: float,
-    seed: int | torch.Generator | None,
+    seed: Seed,
     engine: EngineName,
     replicas: Replicas | None = None,
 ) -> Plan:
@@ -252,6 +265,7 @@ def make_plan(
     for index, (layer, running) in enumerate(zip(layers, statistics, strict=True)):
         _check_layer(index, layer, running, start + index * growth, growth, bottleneck)
     active = training and rate > 0.0
+    generator, on_device = dropout_source(seed, x.device, engine) if active else (None, None)
     return Plan(
         images=x.shape[0],
         size=(x.shape[1], x.shape[2]),
@@ -266,9 +280,10 @@ def make_plan(
         momentum=momentum,
         epsilon=epsilon,
         rate=rate if active else 0.0,
-        generator=dropout_generator(seed, x.device) if active else None,
+        generator=generator,
         engine=engine,
         replicas=replicas,
+        seed=on_device,
     )
 
 

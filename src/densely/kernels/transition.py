@@ -15,7 +15,7 @@ from densely.kernels import native
 from densely.kernels.choice import chosen
 from densely.kernels.normalisation import Normalisation, move, moving, normalisation
 from densely.kernels.operators.transition import OperatorTransition
-from densely.kernels.plan import LayerParameters, RunningStatistics, TransitionOptions, dropout_generator
+from densely.kernels.plan import LayerParameters, RunningStatistics, Seed, TransitionOptions, dropout_source
 from densely.kernels.replicas import Replicas
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def transition(
     momentum: float = 0.99,
     epsilon: float = 1e-3,
     dropout: float = 0.0,
-    seed: int | torch.Generator | None = None,
+    seed: Seed = None,
     replicas: Replicas | None = None,
 ) -> torch.Tensor:
     """Run a transition; equal to its layers run one by one. Differentiable once.
@@ -60,8 +60,9 @@ def transition(
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"The dropout rate must be at least 0 and below 1, not {dropout}.")
     rate = dropout if training else 0.0
-    generator = dropout_generator(seed, x.device) if rate else None
-    options = TransitionOptions(statistics, training, momentum, epsilon, rate, generator, chosen(x), replicas)
+    engine = chosen(x)
+    generator, on_device = dropout_source(seed, x.device, engine) if rate else (None, None)
+    options = TransitionOptions(statistics, training, momentum, epsilon, rate, generator, engine, replicas, on_device)
     parameters = (layer.gamma1, layer.beta1, layer.kernel1, layer.bias1)
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):

@@ -39,8 +39,13 @@ class TritonEngine:
         """
         plan = self.plan
         if self._keys is None:
-            keys = torch.empty((plan.depth * (2 if plan.bottleneck else 1), 2), dtype=torch.int64, device=plan.device)
-            self._keys = iter(keys.random_(0, 1 << 32, generator=plan.generator).unbind())
+            count = plan.depth * (2 if plan.bottleneck else 1)
+            if plan.seed is not None:
+                keys = dropout.keys(plan.seed, count)
+            else:
+                keys = torch.empty((count, 2), dtype=torch.int64, device=plan.device)
+                keys.random_(0, 1 << 32, generator=plan.generator)
+            self._keys = iter(keys.unbind())
         return next(self._keys)
 
     def take_in(self, x: torch.Tensor, out: Maps, statistics: bool) -> Statistics | None:

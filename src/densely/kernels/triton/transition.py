@@ -40,6 +40,7 @@ class TritonTransition:
             rate=options.rate,
             generator=options.generator,
             engine="triton",
+            seed=options.seed,
         )
         self.engine = TritonEngine(self.plan)
 

@@ -1,4 +1,4 @@
-"""`densely sweep`: parses, calls, prints."""
+"""`densely sweep`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from densely.terminal import Channels, DataDir, ImageSize, ReportOption, SkipBad, broken_off, image_size, out, wide
+from densely.commands.options import Channels, DataDir, ImageSize, ReportOption, SkipBad, image_size
+from densely.commands.terminal import broken_off, out, wide
 
 if TYPE_CHECKING:
     from densely.sweeps.study import Pruner

@@ -1,12 +1,9 @@
 """Which engine does the work of a call."""
 
-from typing import Literal
-
 import torch
 
 from densely.kernels import native, triton
-
-EngineName = Literal["operators", "native", "triton"]
+from densely.kernels.plan import EngineName
 
 
 def chosen(x: torch.Tensor) -> EngineName:

@@ -33,7 +33,7 @@ from densely.kernels.choice import chosen
 from densely.kernels.engine import Engine
 from densely.kernels.forward import Forward, Kept
 from densely.kernels.operators.block import OperatorEngine
-from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, make_plan
+from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, in_autocast, make_plan
 from densely.kernels.replicas import Replicas
 
 
@@ -79,8 +79,7 @@ def dense_block(
     if x.is_meta:  # shapes only, as Keras asks for when it builds a model
         plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, None, "operators")
         return x.new_empty((plan.images, *plan.size, plan.width))
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(device))
+    x = in_autocast(x)
     plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, seed, chosen(x), replicas)
     parameters = [tensor for layer in layers for tensor in layer]
     with torch.autocast(device, enabled=False):

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from densely.runs import processor
+from densely.machine import processor
 
 ENGINES = {"Keras on jax": "jax"}
 SWITCHES = {"densely, Triton": {"DENSELY_TRITON": "1"}}

@@ -27,6 +27,7 @@ from densely.commands.show import show
 from densely.commands.sweep import sweep
 from densely.commands.terminal import Told, err, out
 from densely.commands.train import train
+from densely.console import tell
 from densely.errors import DenselyError
 from densely.training.resume.interruption import StopSignals
 
@@ -115,5 +116,5 @@ def _told_elsewhere(error: DenselyError) -> bool:
 
 def _end(message: str, code: int) -> None:
     err.print("densely:", style="bold red", end=" ")
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    tell(err, message)
     sys.exit(code)

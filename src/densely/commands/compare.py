@@ -11,6 +11,7 @@ from rich.table import Table
 
 from densely.commands.options import writable
 from densely.commands.terminal import out
+from densely.console import tell
 
 
 def compare(
@@ -31,4 +32,4 @@ def compare(
         score = "–" if row["score"] is None else f"{100 * row['score']:.2f} %"
         table.add_row(escape(row["name"]), score, interval)
     out.print(table)
-    out.print(f"Page           {page}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"Page           {page}")

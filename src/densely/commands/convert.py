@@ -9,6 +9,7 @@ import typer
 
 from densely.commands.options import image_size
 from densely.commands.terminal import out
+from densely.console import tell
 
 
 def convert(
@@ -44,5 +45,5 @@ def convert(
     height, width, channels = made.inputs.input_shape
     count = cost.parameters(made.network)
     text = f"{made.name}: {count:,} parameters; {made.network.classes} classes, {height}×{width}×{channels}"
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Model          {made.path}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, text)
+    tell(out, f"Model          {made.path}")

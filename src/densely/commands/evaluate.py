@@ -9,6 +9,7 @@ import typer
 
 from densely.commands.options import DataDir, RunFolder, WeightsOption, choice, which_weights
 from densely.commands.terminal import out
+from densely.console import tell
 from densely.errors import UsageError
 
 
@@ -41,5 +42,5 @@ def evaluate(
     if as_json:
         print(json.dumps({"part": part, "weights": chosen, **found}))
         return
-    out.print(f"{run_folder}, {part} part, {chosen} weights", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"{run_folder}, {part} part, {chosen} weights")
     scorecard.show(found, out)

@@ -9,6 +9,7 @@ import typer
 
 from densely.commands.options import Trained, WeightsOption, which_weights, writable
 from densely.commands.terminal import out
+from densely.console import tell
 
 
 def explain(
@@ -27,8 +28,8 @@ def explain(
     weights: WeightsOption = "final",
 ) -> None:
     """Show where in an image the network sees its likeliest classes (class activation maps)."""
+    from densely.files import write_whole
     from densely.model_file import open_trained
-    from densely.runs import write_whole
 
     target = Path(f"{image.stem}-explained.png") if out_file is None else out_file
     writable(target, ".png")
@@ -39,5 +40,5 @@ def explain(
     found = explaining.explain(opened, image, of=of, layer=layer, top=top, weights=chosen)
     write_whole(target, lambda aside: explaining.draw(found).save(aside, "PNG"))
     for label, probability in zip(found.classes, found.probabilities, strict=True):
-        out.print(f"{100 * probability:6.2f} %  {label}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Picture        {target}", markup=False, highlight=False, soft_wrap=True)
+        tell(out, f"{100 * probability:6.2f} %  {label}")
+    tell(out, f"Picture        {target}")

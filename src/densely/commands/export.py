@@ -9,6 +9,7 @@ import typer
 
 from densely.commands.options import DataDir, Trained, WeightsOption, numbers, which_weights
 from densely.commands.terminal import out
+from densely.console import tell
 
 
 def export(
@@ -51,10 +52,10 @@ def export(
         images=compared,
         data_dir=data_dir,
     )
-    out.print(f"Checked        {exported.checked.told()}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"Checked        {exported.checked.told()}")
     if quantize and exported.checked.accuracy is not None:
         before, after = exported.checked.accuracy
         lost = f"{100 * (before - after):.2f} points of accuracy" if after < before else "no accuracy"
-        out.print(f"Lost by int8   {lost}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Model          {exported.path}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Card           {exported.card}", markup=False, highlight=False, soft_wrap=True)
+        tell(out, f"Lost by int8   {lost}")
+    tell(out, f"Model          {exported.path}")
+    tell(out, f"Card           {exported.card}")

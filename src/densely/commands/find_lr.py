@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
-from densely.commands.options import DataDir, FreezeOption, RatesOption, SkipBad, StartOption, given, known
+from densely.commands.options import DataDir, FreezeOption, ModelOption, RatesOption, SkipBad, StartOption, given, known
 from densely.commands.terminal import out
+from densely.console import tell
 from densely.errors import UsageError
 
 
 def find_lr(
     source: Annotated[str, typer.Argument(metavar="DATA", help="As for `densely train`.")],
     recipe: Annotated[str, typer.Option(help="Its batch size, optimizer and augmentation count.")] = "auto",
-    model: Annotated[
-        str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
-    ] = None,
+    model: ModelOption = None,
     weights: StartOption = None,
     freeze: FreezeOption = None,
     stage_rates: RatesOption = None,
@@ -57,4 +56,4 @@ def find_lr(
     )
     finder.draw(found, picture, f"{source}, recipe {recipe}")
     out.print(f"Loss falls fastest at a learning rate of {found.suggestion:.2g}", highlight=False)
-    out.print(f"Curve          {picture}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"Curve          {picture}")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from densely.commands.options import given, numbers
 from densely.commands.terminal import out, wide
+from densely.console import tell
 
 
 def models() -> None:
@@ -49,7 +50,7 @@ def recipes() -> None:
     for name, recipe in RECIPES.items():
         out.print(name, style="bold", highlight=False)
         for line in inspect.getdoc(recipe).splitlines():  # type: ignore[union-attr]
-            out.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            tell(out, f"  {line}")
         out.print()
 
 

@@ -9,6 +9,10 @@ import typer
 
 from densely.errors import UsageError
 
+RecipeOption = Annotated[str, typer.Option(help="How to train; `densely recipes` lists them.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/digits-1.")]
 WeightsOption = Annotated[
     str, typer.Option(metavar="final|best", help="The last epoch's weights, or those best on the validation part.")
@@ -49,6 +53,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where built-in data lie.", envvar="DENSELY_DATA", show_default="~/.cache/densely/data"),
 ]
+Limit = Annotated[int | None, typer.Option(help="Use at most this many images of each part.", show_default="all")]
 SkipBad = Annotated[
     bool | None,
     typer.Option("--skip-bad/--no-skip-bad", help="Leave out files that cannot be read as images.", show_default="no"),

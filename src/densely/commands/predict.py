@@ -12,6 +12,7 @@ from rich.table import Table
 
 from densely.commands.options import Trained, WeightsOption, which_weights
 from densely.commands.terminal import ended, out
+from densely.console import tell
 from densely.errors import UsageError
 from densely.training.resume.interruption import Interrupted
 
@@ -60,7 +61,7 @@ def predict(
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for image, found in zip(files, guesses, strict=True):
-        out.print(str(image), style="bold", markup=False, highlight=False, soft_wrap=True)
+        tell(out, image, style="bold")
         shown = Table("class", "probability", "", box=None)
         for g in found:
             shown.add_row(escape(g.label), f"{100 * g.probability:.2f} %", "█" * round(30 * g.probability))
@@ -80,4 +81,4 @@ def _predict_to_csv(trained: Any, images: list[Path], table: Path, weights: Any,
         lines.append(f"not read       {tally.bad:,}; the column error says why")
     if tally.others:
         lines.append(f"left out       {tally.others:,} other file{'s' * (tally.others != 1)}, by their names no images")
-    out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    tell(out, "\n".join(lines))

@@ -9,6 +9,7 @@ import typer
 
 from densely.commands.options import DataDir, RunFolder, writable
 from densely.commands.terminal import out
+from densely.console import tell
 
 
 def report(
@@ -27,4 +28,4 @@ def report(
     from densely import report as reporting
 
     page = reporting.write(run, data_dir=data_dir, out=out_file)
-    out.print(f"Report         {page}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"Report         {page}")

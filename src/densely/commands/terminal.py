@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from densely.console import tell
+
 if TYPE_CHECKING:
     from densely.training.resume.interruption import Interrupted
 
@@ -29,7 +31,7 @@ class Told(SystemExit):
 
 def ended(stop: Interrupted) -> Told:
     """Tell how far a command came before a signal ended it; its end, to be raised."""
-    err.print("densely:", str(stop)[0].lower() + str(stop)[1:], markup=False, highlight=False, soft_wrap=True)
+    tell(err, f"densely: {str(stop)[0].lower()}{str(stop)[1:]}")
     return Told(stop.exit_code)
 
 
@@ -42,5 +44,5 @@ def broken_off(stop: Interrupted) -> Told:
         again = re.sub(r" --resume[ =]never\b", "", shlex.join(["densely", *sys.argv[1:]]))
         if "RANK" in os.environ and LAUNCHER not in os.environ:
             again = "the same command, with any number of processes"  # what started this one is not known here
-        err.print(f"Go on with:  {again}", markup=False, highlight=False, soft_wrap=True)
+        tell(err, f"Go on with:  {again}")
     return end

@@ -15,7 +15,10 @@ from densely.commands.options import (
     DataDir,
     FreezeOption,
     ImageSize,
+    Limit,
+    ModelOption,
     RatesOption,
+    RecipeOption,
     ReportOption,
     SkipBad,
     StartOption,
@@ -48,7 +51,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="How to train; `densely recipes` lists them.")] = "auto",
+    recipe: RecipeOption = "auto",
     config: Annotated[
         Path | None, typer.Option(help="A run's config.toml, to run it again.", show_default="none")
     ] = None,
@@ -64,9 +67,7 @@ def train(
             "--deterministic/--no-deterministic", help="On a GPU too, the same bits each time.", show_default="no"
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A network's name; `densely models` lists them.", show_default="recipe")
-    ] = None,
+    model: ModelOption = None,
     weights: StartOption = None,
     freeze: FreezeOption = None,
     stage_rates: RatesOption = None,
@@ -132,9 +133,7 @@ def train(
     jobs: Annotated[
         int | None, typer.Option(help="With --seeds or --folds: so many trainings at a time.", show_default="1")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Use at most this many images of each part.", show_default="all")
-    ] = None,
+    limit: Limit = None,
     size: ImageSize = None,
     channels: Channels = None,
     skip_bad: SkipBad = None,

@@ -17,13 +17,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from densely import data, runs
+from densely import data
 from densely.data import Dataset, Parts
 from densely.errors import DataError, DenselyError, UsageError, reason
 from densely.export import card
 from densely.export.checking import TOLERANCE, Answers, Checked, accuracy, answers
 from densely.export.description import Description, describe
 from densely.export.folding import fold
+from densely.files import write_whole
 from densely.model_file import Header, ModelFile
 from densely.model_file import write as write_model_file
 from densely.runs import Run, Weights
@@ -131,7 +132,7 @@ def export(
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_whole(path, write)
+        write_whole(path, write)
     except BaseException as error:
         if made:
             with contextlib.suppress(OSError):

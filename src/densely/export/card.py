@@ -17,8 +17,9 @@ from densely.evaluation.scorecard import percent
 from densely.export import usage
 from densely.export.checking import Checked
 from densely.export.description import Description
+from densely.files import write_whole
 from densely.model_file import ModelFile
-from densely.runs import Run, Weights, write_whole
+from densely.runs import Run, Weights
 from densely.version import __version__
 
 FILE = "README.md"

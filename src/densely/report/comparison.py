@@ -10,8 +10,9 @@ import numpy as np
 
 from densely import cost, runs
 from densely.errors import DataError, UsageError
+from densely.files import write_whole
 from densely.report import figures, page
-from densely.runs import Run, write_whole
+from densely.runs import Run
 from densely.training.progress import clock
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
+from densely.console import tell
 from densely.errors import DenselyError, UsageError, reason
+from densely.files import write_whole
 from densely.report.sweep_page import Axis, Trial, ranked, told
 from densely.report.sweep_page import write as write_page
 from densely.runs import Run
@@ -129,9 +131,9 @@ def sweep(
     with ExitStack() as held:
         folder = claim.folder_for(out, f"{runs.name_for(config.data)}-sweep", asked, resume, held)
         if written is not None:
-            runs.write_whole(folder / "space.toml", lambda aside: aside.write_bytes(written))
+            write_whole(folder / "space.toml", lambda aside: aside.write_bytes(written))
         study = held.enter_context(closing(Study(folder / "sweep.db", space, seed, pruner)))
-        console.print(f"sweep folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"sweep folder: {folder}")
         try:
             with StopSignals():
                 _run(study, folder.resolve(), name_of(source), options, trials, jobs, ray, console)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
-from densely.runs import write_whole
+from densely.files import write_whole
 from densely.training.batches import Batches
 from densely.training.preparation import prepare
 

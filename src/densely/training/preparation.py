@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from densely import architecture, data, recipes, runs, transfer, whitening
+from densely.console import tell
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
 from densely.data.dataset import Images, chunks
 from densely.data.streaming import Streamed
@@ -254,7 +255,7 @@ def load(
         told = [f"skipped, because they cannot be read: {len(parts.skipped):,}", *parts.skipped[:SHOWN]]
         if len(parts.skipped) > SHOWN:
             told.append(f"… and {len(parts.skipped) - SHOWN:,} more; a training lists all in its splits.json")
-        console.print("\n  ".join(told), markup=False, highlight=False, soft_wrap=True)
+        tell(console, "\n  ".join(told))
     return parts
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from densely import runs
 from densely.errors import DataError, DenselyError, UsageError
+from densely.files import is_aside, remove_asides
 from densely.runs import RunConfig
 
 Resume = Literal["auto", "never"]
@@ -81,7 +82,7 @@ def _newest_broken_off(
 
 def empty(folder: Path) -> bool:
     """Whether a folder holds nothing but a lock, and what a process that was killed had begun to write."""
-    return not any(path.name != ".lock" and not runs.is_aside(path) for path in folder.iterdir())
+    return not any(path.name != ".lock" and not is_aside(path) for path in folder.iterdir())
 
 
 def broken_off(folder: Path) -> bool:
@@ -110,7 +111,7 @@ def lock(folder: Path, held: contextlib.ExitStack) -> None:
         raise DenselyError(f"Another process is training in {folder}: wait for it, or choose another --out.") from None
     except OSError as error:
         raise DataError(f"{folder} cannot be locked: {error.strerror or error}.") from None
-    runs.sweep(folder)
+    remove_asides(folder)
 
 
 def make(folder: Path) -> None:

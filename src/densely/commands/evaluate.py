@@ -28,7 +28,7 @@ def evaluate(
     chosen = which_weights(weights)
     from densely import evaluation
     from densely.evaluation import scorecard
-    from densely.training.preparation import parts_of
+    from densely.training.parts import parts_of
 
     parts = parts_of(run, data_dir)
     dataset = getattr(parts, part)

@@ -182,7 +182,7 @@ def _check(format: str, batch: int | str, quantize: str | None, with_preprocessi
 
 def _parts(trained: Run | ModelFile, data_dir: str | Path | None, needed: bool) -> tuple[Parts | None, str]:
     """The run's own images, or why they cannot be had."""
-    from densely.training.preparation import parts_of
+    from densely.training.parts import parts_of
 
     try:
         if isinstance(trained, ModelFile):

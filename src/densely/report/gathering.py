@@ -18,7 +18,7 @@ from densely.explain import Seen, features, look
 from densely.layers import DenseBlock
 from densely.report import suspects
 from densely.runs import Run, reading
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 
 if TYPE_CHECKING:
     from pathlib import Path

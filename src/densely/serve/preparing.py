@@ -66,7 +66,7 @@ def _prepare(source: str, folder: str, weights: Weights, data_dir: str | None, w
     onnx_file(trained, Path(folder) / MODEL, weights)
     # A server asks nobody for anything: what would have to be downloaded is left out.
     if with_samples and isinstance(trained, Run) and is_here(trained.config.data, data_dir):
-        from densely.training.preparation import parts_of
+        from densely.training.parts import parts_of
 
         with suppress(DenselyError):  # data that have changed or gone: a page without samples
             test = parts_of(trained, data_dir).test

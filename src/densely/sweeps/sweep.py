@@ -26,7 +26,8 @@ from densely.sweeps.study import Pruner, Study
 from densely.sweeps.trial import Epoch, Order, Result
 from densely.training import cluster, pool
 from densely.training.bars import Live, live
-from densely.training.preparation import name_of, prepare
+from densely.training.parts import name_of
+from densely.training.preparation import prepare
 from densely.training.resume import claim
 from densely.training.resume.claim import Resume
 from densely.training.resume.interruption import Interrupted, StopSignals

@@ -23,7 +23,7 @@ from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
 from densely.runs import Run
 from densely.training import pool
-from densely.training.preparation import name_of
+from densely.training.parts import name_of
 from densely.training.resume import claim
 from densely.training.resume.interruption import Interrupted, StopSignals
 from densely.training.single import train

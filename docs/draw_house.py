@@ -18,7 +18,7 @@ SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 LEVELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "what a user types": ("#e8eaf6", ("__main__", "cli", "commands")),
-    "what comes of a training": ("#e3f2fd", ("sweeps", "serve", "export", "bulk", "report", "show")),
+    "around a training": ("#e3f2fd", ("sweeps", "serve", "export", "bulk", "report", "show")),
     "training": ("#ffe0b2", ("training",)),
     "a trained network": (
         "#e0f2f1",

@@ -29,6 +29,12 @@ def test_a_config_survives_its_file(run: Run) -> None:
     assert "Test accuracy" in repr(again)
 
 
+def test_differences_are_told_field_by_field(run: Run) -> None:
+    other = run.config.model_copy(update={"seed": 3, "recipe": run.config.recipe.model_copy(update={"epochs": 9})})
+    assert runs.differences(run.config, other) == ["seed=0, not 3", "recipe.epochs=1, not 9"]
+    assert runs.differences(run.config, run.config) == []
+
+
 def test_a_run_says_its_score_and_the_interval(run: Run) -> None:
     runs.write_json(
         run.folder / "metrics.json", {"test": {"n": 359, "accuracy": 357 / 359, "accuracy_ci95": [0.98, 0.998]}}

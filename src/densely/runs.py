@@ -126,7 +126,14 @@ class RunConfig(BaseModel):
 
 
 class Inputs(BaseModel):
-    """What a model expects and what its outputs mean."""
+    """What a model expects and what its outputs mean.
+
+    Attributes:
+        class_names: in the order of its outputs.
+        multi_label: whether an image may have several labels: then each output has a probability of its own.
+        input_shape: (height, width, channels) of the images.
+        preprocessing: what has been, or has to be, done to uint8 pixels, as `Preprocessing.as_dict` writes it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -454,6 +461,25 @@ def read_config(path: str | Path | RunConfig) -> RunConfig:
         raise UsageError(f"There is no config {path}: give the config.toml of a run.")
     with reading(path):
         return RunConfig(**tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
+    one, other = flat(before.model_dump()), flat(now.model_dump())
+    # What one of them has no word for (the weights that it does not start from) is None there.
+    pairs = {key: (one.get(key), other.get(key)) for key in one | other}
+    return [f"{key}={then!r}, not {given!r}" for key, (then, given) in pairs.items() if then != given]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots in its keys: `recipe.epochs`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 class HistoryFile:

@@ -90,7 +90,7 @@ def load(
         DenselyError: a file is absent and cannot be downloaded.
     """
     name = os.fspath(name)
-    if name not in NAMES:
+    if name not in SOURCES:
         path = Path(name).expanduser()
         reading: Reading = {
             "size": size,

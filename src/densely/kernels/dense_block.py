@@ -27,12 +27,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from densely.kernels import native
 from densely.kernels.backward import Backward
-from densely.kernels.choice import chosen
-from densely.kernels.engine import Engine
+from densely.kernels.choice import block_engine, chosen
 from densely.kernels.forward import Forward, Kept
-from densely.kernels.operators.block import OperatorEngine
 from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, in_autocast, make_plan
 from densely.kernels.replicas import Replicas
 
@@ -88,14 +85,14 @@ def dense_block(
             return output
         with torch.no_grad():
             if plan.asked:
-                return _engine(plan).inference(x, layers)
-            return Forward(plan, _engine(plan), layers, keep=False).run(x)
+                return block_engine(plan).inference(x, layers)
+            return Forward(plan, block_engine(plan), layers, keep=False).run(x)
 
 
 class _DenseBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, plan: Plan, *parameters: torch.Tensor | None) -> torch.Tensor:
-        forward = Forward(plan, _engine(plan), _layers(parameters), keep=True)
+        forward = Forward(plan, block_engine(plan), _layers(parameters), keep=True)
         output = forward.run(x)
         kept = [tensor for layer in forward.kept for tensor in layer]
         # Through save_for_backward, and where the maps are the output, that: as a plain attribute it would make a
@@ -115,17 +112,9 @@ class _DenseBlock(torch.autograd.Function):
         wanted = [ctx.needs_input_grad[0], *map(any, _groups(ctx.needs_input_grad[2:], fields))]
         with torch.autocast(plan.device.type, enabled=False):
             left = [Kept(*k) for k in _groups(kept, len(Kept._fields))]
-            backward = Backward(plan, _engine(plan), _layers(parameters), buffer, mean, rstd, left)
+            backward = Backward(plan, block_engine(plan), _layers(parameters), buffer, mean, rstd, left)
             x_gradient, gradients = backward.run(gradient, wanted)
         return x_gradient, None, *(g for layer in gradients for g in layer)
-
-
-def _engine(plan: Plan) -> Engine:
-    if plan.engine == "triton":
-        from densely.kernels.triton.block import TritonEngine
-
-        return TritonEngine(plan)
-    return native.NativeEngine(plan) if plan.engine == "native" else OperatorEngine(plan)
 
 
 def _groups(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from densely.kernels import native
-from densely.kernels.choice import chosen
-from densely.kernels.engine import Convolution, TransitionEngine
+from densely.kernels.choice import chosen, transition_engine
+from densely.kernels.engine import Convolution
 from densely.kernels.normalisation import Normalisation, move, moving, normalisation
-from densely.kernels.operators.transition import OperatorTransition
 from densely.kernels.plan import (
     LayerParameters,
     RunningStatistics,
@@ -80,17 +78,9 @@ class _Transition(torch.autograd.Function):
         x, mean, rstd, mask, gamma, beta, kernel, bias = ctx.saved_tensors
         norm = normalisation(gamma, beta, mean, rstd, plan.by_batch)
         with torch.autocast(x.device.type, enabled=False):
-            G, sums = _engine(x, plan, Convolution(kernel, bias)).backward(gradient.contiguous(), norm, mask)
+            G, sums = transition_engine(x, plan, Convolution(kernel, bias)).backward(gradient.contiguous(), norm, mask)
         rest = zip((sums.gamma, sums.beta, sums.kernel, sums.bias), (gamma, beta, kernel, bias), strict=True)
         return G if ctx.needs_input_grad[0] else None, None, *(None if g is None else g.to(p.dtype) for g, p in rest)
-
-
-def _engine(x: torch.Tensor, plan: TransitionPlan, conv: Convolution) -> TransitionEngine:
-    if plan.engine == "triton":
-        from densely.kernels.triton.transition import TritonTransition
-
-        return TritonTransition(x, plan, conv)
-    return (native.NativeTransition if plan.engine == "native" else OperatorTransition)(x, plan, conv)
 
 
 def _forward(
@@ -101,7 +91,7 @@ def _forward(
     kernel: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Normalisation, torch.Tensor | None]:
-    engine, running = _engine(x, plan, Convolution(kernel, bias)), plan.statistics
+    engine, running = transition_engine(x, plan, Convolution(kernel, bias)), plan.statistics
     if plan.by_batch:
         mean, variance = engine.statistics()
         if plan.replicas is not None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from densely.console import clock
 from densely.files import remove_asides, write_whole
 from densely.report import figures, page, sweep_figures
-from densely.training.progress import clock
 
 
 class Axis(NamedTuple):

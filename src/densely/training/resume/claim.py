@@ -90,14 +90,6 @@ def broken_off(folder: Path) -> bool:
     return (folder / "config.toml").is_file() and not (folder / "metrics.json").is_file()
 
 
-def differences(before: RunConfig, now: RunConfig) -> list[str]:
-    """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
-    one, other = flat(before.model_dump()), flat(now.model_dump())
-    # What one of them has no word for (the weights that it does not start from) is None there.
-    pairs = {key: (one.get(key), other.get(key)) for key in one | other}
-    return [f"{key}={then!r}, not {given!r}" for key, (then, given) in pairs.items() if then != given]
-
-
 def lock(folder: Path, held: contextlib.ExitStack) -> None:
     """Keep other processes out of a folder until `held` closes, or this process ends in whatever way.
 
@@ -179,7 +171,7 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
         raise UsageError(f"{folder} already holds something: choose another --out, or remove it first.")
     if resume == "never":
         raise UsageError(f"{folder} already holds a training: choose another --out, or leave --resume out.")
-    found = differences(runs.read_config(folder / "config.toml"), config)
+    found = runs.differences(runs.read_config(folder / "config.toml"), config)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UsageError(
@@ -192,14 +184,3 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
             parts = sorted(recorded.keys() | fingerprints.keys())
             changed = ", ".join(part for part in parts if recorded.get(part) != fingerprints.get(part))
             raise DataError(f"The data have changed since {folder} was begun ({changed}): choose another --out.")
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots in its keys: `recipe.epochs`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

@@ -54,7 +54,7 @@ def memory(device: str, start: int) -> dict[str, int]:
     return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "start": start}
 
 
-def keras_fit(task: dict[str, Any], fused: bool | None) -> Callable[[], None]:
+def keras_fit(task: dict[str, Any], fused: bool | None, graphed: bool = False) -> Callable[[], None]:
     """Whole steps through `model.fit`: loss, optimizer, metrics, progress hooks, everything."""
     import keras
 
@@ -72,6 +72,10 @@ def keras_fit(task: dict[str, Any], fused: bool | None) -> Callable[[], None]:
         metrics=["accuracy"],
     )
     x, y = data(task, network.input_shape, network.classes)
+    if graphed:
+        from densely.training import graphs
+
+        model.train_function = graphs.GraphedStep(model, task["batch"], graphs.captured, graphs.aside)
     return lambda: model.fit(x, y, batch_size=task["batch"], epochs=1, verbose=0, shuffle=False)
 
 
@@ -256,6 +260,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
 CONTENDERS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
     "densely": lambda task: keras_fit(task, fused=None),
     "densely, Triton": lambda task: keras_fit(task, fused=None),
+    "densely, CUDA graph": lambda task: keras_fit(task, fused=None, graphed=True),
     "textbook PyTorch": textbook,
     "torch.compile": lambda task: textbook(task, compiled=True),
     "checkpoint": lambda task: textbook(task, memory_efficient=True),

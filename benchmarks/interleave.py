@@ -23,7 +23,7 @@ import torch
 from densely.machine import processor
 
 ENGINES = {"Keras on jax": "jax"}
-SWITCHES = {"densely, Triton": {"DENSELY_TRITON": "1"}}
+SWITCHES = {name: {"DENSELY_TRITON": "1"} for name in ("densely, Triton", "densely, CUDA graph")}
 
 
 @dataclass

@@ -15,15 +15,15 @@ from interleave import machine, race, table
 
 EVERYBODY = ["densely", "textbook PyTorch", "torch.compile", "checkpoint", "Keras on torch", "Keras on jax"]
 
+ON_A_GPU = ["densely, Triton", "densely, CUDA graph"]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", default=["densenet-bc-100-12"])
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.2])
-    parser.add_argument(
-        "--contenders", nargs="+", default=EVERYBODY, choices=[*EVERYBODY, "densely, Triton"], metavar="NAME"
-    )
+    parser.add_argument("--contenders", nargs="+", default=EVERYBODY, choices=[*EVERYBODY, *ON_A_GPU], metavar="NAME")
     parser.add_argument("--depth", nargs="+", type=int, default=[None], help="sweep the depth of the network")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=4, help="steps a round")

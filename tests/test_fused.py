@@ -271,6 +271,14 @@ def test_a_second_derivative_is_refused_in_one_sentence() -> None:
         gradient.sum().backward()
 
 
+def test_a_seed_that_stays_on_the_device_is_the_state_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = keras.random.SeedGenerator(5)
+    assert [fused.draw_seed_on_device(generator).tolist() for _ in range(3)] == [[5, 0], [5, 1], [5, 2]]
+    monkeypatch.setattr(fused, "_rank", lambda: 2)
+    assert fused.draw_seed_on_device(generator).tolist() == [5, 3, 2]
+    assert generator.state.numpy().tolist() == [5, 4]
+
+
 def test_a_seed_is_drawn_once_and_depends_on_the_generator_s_seed() -> None:
     draws = [[fused.draw_seed(g) for _ in range(50)] for g in map(keras.random.SeedGenerator, range(4))]
     assert len({seed for row in draws for seed in row}) == 200

@@ -88,16 +88,18 @@ def tensors(*units: Any) -> tuple[Any, Any]:
 
 
 def options(
-    conv_options: dict[str, Any], training: bool, generator: keras.random.SeedGenerator | None, replicas: Any
+    x: Any, conv_options: dict[str, Any], training: bool, generator: keras.random.SeedGenerator | None, replicas: Any
 ) -> dict[str, Any]:
     """What the kernels are told besides tensors; draws a seed where dropout will need one."""
-    active = training and generator is not None
+    from densely.kernels import triton
+
+    draw = draw_seed_on_device if triton.usable(x) else draw_seed
     return {
         "training": training,
         "momentum": conv_options["momentum"],
         "epsilon": conv_options["epsilon"],
         "dropout": conv_options["dropout"],
-        "seed": draw_seed(generator) if active else None,
+        "seed": draw(generator) if training and generator is not None else None,
         "replicas": replicas,
     }
 
@@ -112,6 +114,16 @@ def draw_seed(generator: keras.random.SeedGenerator) -> int:
     rank = _rank()
     own = (rank,) if rank else ()
     return int(np.random.SeedSequence(state.tolist(), spawn_key=own).generate_state(1)[0])
+
+
+def draw_seed_on_device(generator: keras.random.SeedGenerator) -> Any:
+    """The same without a look at the numbers, which may still be to come: as a tensor where the state is."""
+    state, rank = generator.next(), _rank()
+    if not rank:
+        return state
+    import torch
+
+    return torch.cat([state, state.new_full((1,), rank)])
 
 
 def _rank() -> int:

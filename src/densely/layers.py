@@ -235,7 +235,10 @@ class DenseBlock(keras.layers.Layer):
         units = [fused.tensors(*pair) for pair in zip(*filter(None, (self.bottlenecks, self.convs)), strict=True)]
         layers, statistics = zip(*units, strict=True)
         return kernels.dense_block(
-            inputs, layers, statistics, **fused.options(self.conv_options, training, self.seed_generator, self.replicas)
+            inputs,
+            layers,
+            statistics,
+            **fused.options(inputs, self.conv_options, training, self.seed_generator, self.replicas),
         )
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -320,7 +323,7 @@ class Transition(keras.layers.Layer):
         if self.fused is not False and fused.possible(inputs, [self.unit]) and min(inputs.shape[1:3]) > 1:
             from densely import kernels
 
-            options = fused.options(self.conv_options, bool(training), self.seed_generator, self.replicas)
+            options = fused.options(inputs, self.conv_options, bool(training), self.seed_generator, self.replicas)
             return kernels.transition(inputs, *fused.tensors(self.unit), **options)
         return self.pool(self.unit(inputs, training=training))
 

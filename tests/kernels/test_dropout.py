@@ -50,6 +50,25 @@ def test_seed_decides_everything():
     assert not torch.equal(first, second)
 
 
+def test_keys_from_a_seed_that_stays_on_its_device():
+    seeds = [torch.tensor(words) for words in ([5, 0], [5, 1], [6, 0], [5, 0, 1], [0, 5], [2**32 - 1, 0])]
+    keys = torch.cat([dropout.keys(seed, 100) for seed in seeds])
+    assert keys.shape == (600, 2) and keys.min() >= 0 and keys.max() < 2**32
+    assert len(keys.unique(dim=0)) == 600
+    assert torch.equal(keys[:3], dropout.keys(seeds[0], 3))
+    # Every bit is as often set as not.
+    bits = torch.stack([dropout.keys(torch.tensor([7, i]), 64) for i in range(200)])
+    shares = torch.stack([(bits >> bit & 1).double().mean() for bit in range(32)])
+    assert (shares - 0.5).abs().max() < 5 * 0.5 / math.sqrt(bits.numel())
+
+
+def test_a_seed_may_be_a_tensor():
+    block, x = make(rate=0.4)
+    outputs = [run_ours(block, x, seed=torch.tensor(words))[0] for words in ([7, 0], [7, 0], [7, 1])]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
 def test_seed_gives_the_same_output_with_and_without_a_graph():
     block, x = make(3, 24, 12, 48, torch.float32, (6, 32, 32), rate=0.2)
     with_graph, _ = run_ours(block, x, seed=1)

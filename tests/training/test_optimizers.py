@@ -52,6 +52,19 @@ def test_the_general_path_equals_the_one_for_torch(problem, monkeypatch: pytest.
     np.testing.assert_allclose(fast, general, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_a_rate_that_is_read_on_the_device_moves_the_weights_alike(
+    problem, momentum: float, nesterov: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, gradients = problem
+    given = [g.copy() for g in gradients]
+    at_once = steps(CoupledSGD(0.1, momentum, nesterov, coupled_decay=0.01), start, gradients)
+    monkeypatch.setattr("densely.training.optimizers._READ_AT_ONCE", ())
+    on_device = steps(CoupledSGD(0.1, momentum, nesterov, coupled_decay=0.01), start, gradients)
+    np.testing.assert_allclose(on_device, at_once, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(gradients, given)
+
+
 def test_a_configuration_round_trips() -> None:
     for optimizer in (
         CoupledSGD(0.05, 0.8, False, coupled_decay=1e-4, beta_factor=8.0),

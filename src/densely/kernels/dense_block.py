@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from densely.kernels.backward import Backward
 from densely.kernels.choice import block_engine, chosen
 from densely.kernels.forward import Forward, Kept
-from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, in_autocast, make_plan
+from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, Seed, in_autocast, make_plan
 from densely.kernels.replicas import Replicas
 
 
@@ -43,7 +43,7 @@ def dense_block(
     momentum: float = 0.99,
     epsilon: float = 1e-3,
     dropout: float = 0.0,
-    seed: int | torch.Generator | None = None,
+    seed: Seed = None,
     replicas: Replicas | None = None,
 ) -> torch.Tensor:
     """Runs a dense block; equal to its layers run one by one, with memory that grows linearly with their number.
@@ -62,6 +62,8 @@ def dense_block(
         dropout: the share of each convolution's outputs to set to zero in training, 0 ≤ dropout < 1. What stays is
             scaled so that the expectation stays.
         seed: of dropout: a whole number, or a generator on x's device, which advances; None is PyTorch's default one.
+            Or a tensor of whole numbers on x's device, int64, which Triton's kernels do not read back: a captured step
+            drops others each time when they have changed.
         replicas: the processes over whose images the batch's statistics are taken, if not over x alone; all of them
             call this and the backward pass together, with the same layers and sizes but for N.
 

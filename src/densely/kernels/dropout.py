@@ -9,7 +9,8 @@ scale of what is kept uses the rate that the thresholds really give, so the expe
 On the CPU the bytes are a mix of the element's number and a key of 64 bits, which is all that is drawn from a
 generator: masks are the same however the elements are cut up, on however many threads, by whichever engine. The mix is
 two rounds of Wellons' `lowbias32` (https://nullprogram.com/blog/2018/07/31/). On other devices
-operators fill masks from the device's own generator; Triton's kernels mix, from a key that never leaves the device.
+operators fill masks from the device's own generator; Triton's kernels mix, from a key that never leaves the device,
+drawn from a generator there, or mixed from a seed there (`keys`).
 """
 
 from collections.abc import Callable
@@ -39,6 +40,19 @@ def new_key(generator: torch.Generator | None) -> Key:
     """Two numbers of 32 bits from a generator on the CPU; None is PyTorch's default one."""
     first, second = torch.empty(2, dtype=torch.int64).random_(0, 1 << 32, generator=generator).tolist()
     return first, second
+
+
+def keys(seed: torch.Tensor, count: int) -> torch.Tensor:
+    """Keys for so many masks from a seed that stays where it is: (count, 2), int64, each number of 32 bits.
+
+    Args:
+        seed: whole numbers of 32 bits, int64, on any device; all of them count, in their order.
+        count: how many.
+    """
+    mixed = _round(torch.arange(2 * count, dtype=torch.int32, device=seed.device))
+    for number in seed.to(torch.int32).view(-1).unbind():
+        mixed = _round(mixed.bitwise_xor_(number))
+    return mixed.to(torch.int64).bitwise_and_(0xFFFFFFFF).view(count, 2)
 
 
 def draw(mask: torch.Tensor, rate: float, generator: torch.Generator | None) -> None:

@@ -14,6 +14,9 @@ from densely.kernels.replicas import Replicas
 
 EngineName = Literal["operators", "native", "triton"]
 
+Seed = int | torch.Generator | torch.Tensor | None
+"""Of dropout, see `dense_block`."""
+
 # Bytes of one operand's chunk, as if it were in the dtype of sums. Measured on two cores with 2 MiB of second-level
 # cache each: half as much is slower (more calls), twice as much no faster.
 _CPU_CHUNK = 1 << 21
@@ -82,6 +85,8 @@ class Call:
     rate: float
     """Of dropout; 0 when it is off."""
     generator: torch.Generator | None
+    seed: torch.Tensor | None
+    """Of dropout, on the device, in place of a generator; Triton's kernels alone have one."""
     engine: EngineName
     """Who does it."""
     replicas: Replicas | None
@@ -236,6 +241,17 @@ def in_autocast(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def dropout_source(
+    seed: Seed, device: torch.device, engine: EngineName
+) -> tuple[torch.Generator | None, torch.Tensor | None]:
+    """The generator that a seed stands for (None is PyTorch's default one), or the seed where an engine leaves it."""
+    if isinstance(seed, torch.Tensor):
+        if engine == "triton":
+            return None, seed
+        seed = int(dropout.keys(seed, 1)[0, 0])
+    return torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed, None
+
+
 def make_plan(
     x: torch.Tensor,
     layers: Sequence[LayerParameters],
@@ -244,7 +260,7 @@ def make_plan(
     momentum: float,
     epsilon: float,
     rate: float,
-    seed: int | torch.Generator | None,
+    seed: Seed,
     engine: EngineName,
     replicas: Replicas | None = None,
 ) -> Plan:
@@ -278,7 +294,7 @@ def make_transition_plan(
     momentum: float,
     epsilon: float,
     rate: float,
-    seed: int | torch.Generator | None,
+    seed: Seed,
     engine: EngineName,
     replicas: Replicas | None = None,
 ) -> TransitionPlan:
@@ -302,7 +318,7 @@ def _shared(
     momentum: float,
     epsilon: float,
     rate: float,
-    seed: int | torch.Generator | None,
+    seed: Seed,
     engine: EngineName,
     replicas: Replicas | None,
 ) -> dict[str, Any]:
@@ -310,8 +326,7 @@ def _shared(
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"The dropout rate must be at least 0 and below 1, not {rate}.")
     active = training and rate > 0.0
-    # A seed stands for a generator of its own; None is PyTorch's default one.
-    generator = torch.Generator(x.device).manual_seed(seed) if active and isinstance(seed, int) else seed
+    generator, on_device = dropout_source(seed, x.device, engine) if active else (None, None)
     return {
         "images": x.shape[0],
         "size": (x.shape[1], x.shape[2]),
@@ -322,7 +337,8 @@ def _shared(
         "momentum": momentum,
         "epsilon": epsilon,
         "rate": rate if active else 0.0,
-        "generator": generator if active else None,
+        "generator": generator,
+        "seed": on_device,
         "engine": engine,
         "replicas": replicas,
     }

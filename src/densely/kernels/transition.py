@@ -17,6 +17,7 @@ from densely.kernels.normalisation import Normalisation, move, moving, normalisa
 from densely.kernels.plan import (
     LayerParameters,
     RunningStatistics,
+    Seed,
     TransitionPlan,
     in_autocast,
     make_transition_plan,
@@ -33,7 +34,7 @@ def transition(
     momentum: float = 0.99,
     epsilon: float = 1e-3,
     dropout: float = 0.0,
-    seed: int | torch.Generator | None = None,
+    seed: Seed = None,
     replicas: Replicas | None = None,
 ) -> torch.Tensor:
     """Run a transition; equal to its layers run one by one. Differentiable once.

@@ -5,6 +5,9 @@ from typing import Any
 
 import keras
 
+_READ_AT_ONCE = ("cpu",)
+"""Devices that nobody has to wait for."""
+
 
 @keras.saving.register_keras_serializable(package="densely")
 class CoupledSGD(keras.optimizers.SGD):
@@ -68,18 +71,22 @@ class CoupledSGD(keras.optimizers.SGD):
         import torch
 
         with torch.no_grad():
-            rate = float(learning_rate)
             weights = [v.value for v in trainable_variables]
             if self.coupled_decay:
                 grads = torch._foreach_add(grads, weights, alpha=self.coupled_decay)
+            if weights[0].device.type in _READ_AT_ONCE:
+                minus_rate = -float(learning_rate)
+            else:
+                # A number read back would have the device waited for, and be the same in every replay of a graph.
+                grads, minus_rate = torch._foreach_mul(grads, -keras.ops.convert_to_tensor(learning_rate)), 1.0
             if not self.momentum:
-                torch._foreach_add_(weights, grads, alpha=-rate)
+                torch._foreach_add_(weights, grads, alpha=minus_rate)
                 return
             velocity = [self.momentums[self._get_variable_index(v)].value for v in trainable_variables]
             torch._foreach_mul_(velocity, self.momentum)
-            torch._foreach_add_(velocity, grads, alpha=-rate)
+            torch._foreach_add_(velocity, grads, alpha=minus_rate)
             if self.nesterov:
-                torch._foreach_add_(weights, grads, alpha=-rate)
+                torch._foreach_add_(weights, grads, alpha=minus_rate)
                 torch._foreach_add_(weights, velocity, alpha=self.momentum)
             else:
                 torch._foreach_add_(weights, velocity)

@@ -15,6 +15,7 @@ from densely.data import Dataset, Parts
 from densely.errors import UsageError, reason
 from densely.evaluation import held_out_scores, probabilities
 from densely.runs import Run, RunConfig
+from densely.training import graphs
 from densely.training import tensorboard as event_files
 from densely.training.batches import Batches
 from densely.training.conductor import Conductor
@@ -253,6 +254,12 @@ def _fit(
             signals.deferred(),
             memory_errors(chosen.batch_size),
             world.fitting(prepared.model, prepared.config.sync_bn),
+            graphs.capturing(
+                prepared.model,
+                prepared.config,
+                world.size,
+                lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            ),
         ):
             start = world.same_start(start)
             callbacks = keras.callbacks.CallbackList(

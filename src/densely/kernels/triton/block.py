@@ -36,8 +36,12 @@ class TritonEngine(RowMaps):
         """
         plan = self.plan
         if self._keys is None:
-            keys = torch.empty((plan.masks, 2), dtype=torch.int64, device=plan.device)
-            self._keys = iter(keys.random_(0, 1 << 32, generator=plan.generator).unbind())
+            if plan.seed is not None:
+                keys = dropout.keys(plan.seed, plan.masks)
+            else:
+                keys = torch.empty((plan.masks, 2), dtype=torch.int64, device=plan.device)
+                keys.random_(0, 1 << 32, generator=plan.generator)
+            self._keys = iter(keys.unbind())
         return next(self._keys)
 
     def take_in(self, x: torch.Tensor, out: Maps, statistics: bool) -> Statistics | None:

@@ -277,12 +277,14 @@ def loss_and_gradients(model, x, y):
     return float(value), [np.asarray(g) for g in gradients]
 
 found = {}
-for name, network in {
+networks = {
     "bc": NetworkSpec(depth=12, blocks=2, growth_rate=3, bottleneck=True, compression=0.5, use_bias=True,
                       activation="none", input_shape=(9, 8, 2), classes=4),
     "imagenet": NetworkSpec(layers=(1, 2), growth_rate=3, stem="imagenet", stem_filters=6,
                             activation="none", input_shape=(17, 16, 3), classes=4),
-}.items():
+}
+for name in sys.argv[2:]:
+    network = networks[name]
     model = build(network)
     rng = np.random.default_rng(0)
     model.set_weights([
@@ -302,17 +304,18 @@ np.savez(sys.argv[1], **found)
 """
 
 
-def test_torch_and_jax_agree_on_outputs_gradients_and_statistics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["bc", pytest.param("imagenet", marks=pytest.mark.slow)])
+def test_torch_and_jax_agree_on_outputs_gradients_and_statistics(network: str, tmp_path: Path) -> None:
     pytest.importorskip("jax")
     for engine in ("torch", "jax"):
         subprocess.run(
-            [sys.executable, "-c", ENGINES_PROGRAM, str(tmp_path / f"{engine}.npz")],
+            [sys.executable, "-c", ENGINES_PROGRAM, str(tmp_path / f"{engine}.npz"), network],
             env={**os.environ, "KERAS_BACKEND": engine, "JAX_PLATFORMS": "cpu"},
             check=True,
             capture_output=True,
         )
     torch, jax = np.load(tmp_path / "torch.npz"), np.load(tmp_path / "jax.npz")
     assert sorted(torch.files) == sorted(jax.files)
-    assert len([name for name in torch.files if "/gradient/" in name]) > 40
+    assert len([name for name in torch.files if "/gradient/" in name]) > 20
     for name in torch.files:
         np.testing.assert_allclose(torch[name], jax[name], rtol=1e-5, atol=5e-6, err_msg=name)

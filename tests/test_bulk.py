@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import Command
 from rich.console import Console
 
 from densely import bulk, cli
@@ -334,18 +334,16 @@ def test_memory_does_not_grow_with_the_number_of_images(many: Path) -> None:
 def test_what_was_done_is_kept_in_a_partial_table(number: signal.Signals, many: Path) -> None:
     partial, whole = many / "o.partial.csv", many / "o.csv"
     partial.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "densely", "predict", "m.safetensors", "photos", "--csv", "o.csv"]
-    process = subprocess.Popen(command, cwd=many, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and (not partial.is_file() or partial.stat().st_size < 1000):
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    with Command("predict", "m.safetensors", "photos", "--csv", "o.csv", cwd=many) as command:
+        command.wait_until(lambda: partial.is_file() and partial.stat().st_size >= 1000)
+        command.send_signal(number)
+        code, _, errors = command.wait(60)
     assert not whole.exists()
     kept = rows(partial)
     assert 0 < len(kept) < 5000
     assert all(row["class"] in NAMES for row in kept)
     if number != signal.SIGKILL:
-        assert process.returncode == 128 + number
+        assert code == 128 + number
         assert errors == (
             f"densely: interrupted after {len(kept):,} of 5,000 images; their rows are in o.partial.csv.\n"
         )

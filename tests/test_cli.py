@@ -1,43 +1,27 @@
 """The command as a user runs it: a process of its own, its output, its exit code."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+import processes
 import pytest
 from PIL import Image
+from processes import Command, Done
 
 from densely import data
 from densely.architecture import NETWORKS
 from densely.cli import main
 
 
-class Done(NamedTuple):
-    """What a command left."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def densely(*words: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "densely", *map(str, words)],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "150", **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def densely(*words: object, cwd: Path, **env: str) -> Done:
+    return processes.densely(*words, cwd=cwd, **{"COLUMNS": "150", **env})
 
 
 @pytest.fixture
@@ -208,9 +192,9 @@ def test_summary_adds_up(tmp_path: Path) -> None:
 
 
 def test_help_and_version_come_at_once(tmp_path: Path) -> None:
-    began = time.perf_counter()
-    assert "train" in densely("--help", cwd=tmp_path).stdout
-    assert densely("--version", cwd=tmp_path).stdout.startswith("densely ")
+    for option, says in (("--help", "train"), ("--version", "densely ")):
+        command = [sys.executable, "-m", "densely", option]
+        assert says in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     # Neither loads the engine, which alone takes seconds.
     imported = subprocess.run(
         [
@@ -222,7 +206,6 @@ def test_help_and_version_come_at_once(tmp_path: Path) -> None:
         text=True,
     ).stdout
     assert imported.strip() == "[]"
-    assert time.perf_counter() - began < 20
 
 
 def test_the_help_of_train_names_every_data_set(tmp_path: Path) -> None:
@@ -288,20 +271,11 @@ def test_wrong_options_of_a_run_are_told(place: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "densely", "train", "digits", "--epochs", "500", "--model", "densenet-bc-16-8"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch   2/500"):
-            break
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    with Command("train", "digits", "--epochs", 500, "--model", "densenet-bc-16-8", cwd=tmp_path) as command:
+        command.wait_until(lambda: "epoch   2/500" in command.stdout)
+        command.send_signal(signal.SIGINT)
+        code, output, errors = command.wait(60)
+    assert code == 130
     assert "densely: interrupted" in errors
     assert "Go on with:  densely train digits --epochs 500 --model densenet-bc-16-8" in errors
     assert "Traceback" not in output + errors

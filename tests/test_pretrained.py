@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import densely as command
 from rich.console import Console
 
 import densely
@@ -81,8 +80,7 @@ def test_the_pages_state_these_accuracies(page: str) -> None:
 
 def test_a_photo_is_named_and_explained_with_nothing_trained_here(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (90, 140, 230)).save(tmp_path / "sky.png")
-    command = [sys.executable, "-m", "densely", "predict", "cifar10", "sky.png", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = command("predict", "cifar10", "sky.png", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert {guess["class"] for guess in row["top"]} <= set(CLASSES)

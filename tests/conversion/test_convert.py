@@ -1,14 +1,13 @@
 """`densely convert`, as a user runs it, and what it refuses before it reads anything."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conversion.keras2_files import network, save, trained
 from conversion.torch_files import densenet
+from processes import Done
+from processes import densely as command
 
 import densely
 from densely import conversion
@@ -25,10 +24,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "densely", *map(str, words)]
-    env = {**os.environ, "COLUMNS": "150"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+def run(*words: object, cwd: Path) -> Done:
+    return command(*words, cwd=cwd, COLUMNS="150")
 
 
 def test_the_command_writes_a_model_file_into_the_current_folder(place: Path, tmp_path: Path) -> None:

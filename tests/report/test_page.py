@@ -115,6 +115,7 @@ def test_figures_stand_beside_the_page_as_png_and_svg(digits: Run) -> None:
             assert image.width >= 500
 
 
+@pytest.mark.slow
 def test_a_hundred_classes_stay_readable_and_small(hundred: tuple[Run, Parts]) -> None:
     run, _ = hundred
     assert page_of(run).stat().st_size < 4e6

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import Command, Done, densely
 from rich.console import Console
 
 from densely.data import load
@@ -35,15 +36,9 @@ QUICK = {"model": "densenet-bc-16-8", "limit": 200, "epochs": 2, "batch_size": 3
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def densely(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=300, env=ENVIRONMENT, **more
-    )
-
-
-def dying(moment: int, folder: Path, options: Sequence[str] = OPTIONS) -> subprocess.CompletedProcess[str]:
-    script = str(Path(__file__).with_name("dying.py"))
-    return densely(script, str(moment), str(folder), "train", "digits", "--out", str(folder), *options)
+def dying(moment: int, folder: Path, options: Sequence[str] = OPTIONS) -> Done:
+    script = Path(__file__).with_name("dying.py")
+    return densely(moment, folder, "train", "digits", "--out", folder, *options, script=script)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -151,22 +146,18 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
     number: int, code: int, whole: tuple[dict[str, str], int], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "densely", "train", "digits", "--out", str(folder), *OPTIONS]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
-        while len((folder / "history.csv").read_text().splitlines() if (folder / "history.csv").exists() else ()) < 2:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    history = folder / "history.csv"
+    with Command("train", "digits", "--out", folder, *OPTIONS) as command:
+        command.wait_until(lambda: history.exists() and len(history.read_text().splitlines()) > 1)
+        command.send_signal(number)
+        ended, _, errors = command.wait(60)
+    assert ended == code
     assert re.search(r"interrupted (in|after) epoch \d", errors)
     assert f"Go on with:  densely train digits --out {folder}" in errors
     assert "Traceback" not in errors
     assert checkpoint.newest(folder, pytest.fail) is not None
-    ended = dying(0, folder)
-    assert re.search(r"going on with it (in|after) epoch \d", ended.stdout)
+    again = dying(0, folder)
+    assert re.search(r"going on with it (in|after) epoch \d", again.stdout)
     assert digest(folder) == whole[0]
 
 
@@ -346,7 +337,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv[0] = 'densely';"
         "from densely.cli import main; main()"
     )
-    full = densely("-c", code, "train", "digits", "--out", str(folder), *OPTIONS)
+    script = tmp_path / "full.py"
+    script.write_text(code)
+    full = densely("train", "digits", "--out", folder, *OPTIONS, script=script)
     assert full.returncode == 1
     assert re.search(rf"{what}\S* .*cannot be written", full.stderr)
     assert ("is whole" in full.stderr) == (what == "checkpoint")

@@ -64,7 +64,9 @@ void densely_spatial_forward(
     const Shape shape{images, height, width};
     const Norm norm{gamma, beta, norm_mean, rstd, in};
     const Maps<MAPS> to{y, shape.pixels(), first, out};
-    spatial_forward<MAPS>(shape, {x, shape.pixels(), 0, in}, norm, {kernel, bias, factor, bits}, to, mean, variance, threads);
+    const bool pairs = PAIRED<MAPS> && in % 2 == 0;
+    (pairs ? spatial_forward<PAIRED<MAPS>, MAPS> : spatial_forward<false, MAPS>)(
+        shape, {x, shape.pixels(), 0, in}, norm, {kernel, bias, factor, bits}, to, mean, variance, threads);
 }
 
 void densely_spatial_backward(
@@ -74,7 +76,8 @@ void densely_spatial_backward(
     float* beta_gradient, float* kernel_gradient, float* bias_gradient, int threads) {
     const Shape shape{images, height, width};
     const Norm norm{gamma, beta, norm_mean, rstd, in};
-    spatial_backward<MAPS>(
+    const bool pairs = PAIRED<MAPS> && in % 2 == 0 && out % 2 == 0 && width % 2 == 0;
+    (pairs ? spatial_backward<PAIRED<MAPS>, MAPS> : spatial_backward<false, MAPS>)(
         shape, {x, shape.pixels(), 0, in}, norm, {kernel, bias, factor, bits}, {maps, shape.pixels(), first, out}, source, c, e,
         mean, grows, to, {gamma_gradient, beta_gradient, kernel_gradient, bias_gradient}, threads);
 }

@@ -40,7 +40,7 @@ class Asked {
     const Affine affine;
     const Packed first;
     const Channels first_bias;
-    const Convolution convolution;
+    const Convolution<false> convolution;
 
     Asked(const Shape& shape, const Given& g, long in, long width, long out, float epsilon)
         : rstd1(rstd(g.variance1, in, epsilon)), in(in), width(width), norm{g.gamma1, g.beta1, g.mean1, rstd1.data(), in},

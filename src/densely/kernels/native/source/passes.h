@@ -29,8 +29,8 @@ struct Conv {
 };
 
 // A slab of relu((x - mean)·scale + beta).
-template <class T>
-inline void normalise(float* to, const T* x, long rows, const Affine& by, long channel) {
+template <class To, class T>
+inline void normalise(To* to, const T* x, long rows, const Affine& by, long channel) {
     Vector s[TILE_VECTORS], m[TILE_VECTORS], t[TILE_VECTORS];
     for (int n = 0; n < TILE_VECTORS; n++) {
         s[n] = by.scale.at(channel + n * LANES);
@@ -41,9 +41,29 @@ inline void normalise(float* to, const T* x, long rows, const Affine& by, long c
         for (int n = 0; n < TILE_VECTORS; n++) store(to + n * LANES, positive((load(x + n * LANES) - m[n]) * s[n] + t[n]));
 }
 
-// All slabs of some rows; `gap` between slabs in scratch.
+// The same in bfloat16, in pairs of channels of a row; what stands behind an odd last channel is zero.
 template <class T>
-inline void normalise(float* to, long gap, const Maps<const T>& x, long row, long rows, const Affine& by) {
+inline void normalise_pairs(float* to, const T* x, long rows, const Affine& by, long channel, long channels) {
+    bfloat16* narrow = reinterpret_cast<bfloat16*>(to);
+    normalise(narrow, x, rows, by, channel);
+    if (const long left = channels - channel; left < SLAB && left % 2)
+        for (long r = 0; r < rows; r++) narrow[r * SLAB + left] = {0};
+}
+
+// And in pairs of rows.
+template <class T>
+inline void normalise_row_pairs(float* to, const T* x, long rows, const Affine& by, long channel) {
+    for (int n = 0; n < TILE_VECTORS; n++) {
+        const Vector s = by.scale.at(channel + n * LANES), m = by.mean.at(channel + n * LANES), t = by.beta.at(channel + n * LANES);
+        const auto value = [&](long r) { return positive((load(x + r * SLAB + n * LANES) - m) * s + t); };
+        for (long r = 0; r < rows; r += 2)
+            store(to + r / 2 * SLAB + n * LANES, paired(value(r), r + 1 < rows ? value(r + 1) : Vector{}));
+    }
+}
+
+// All slabs of some rows; `gap` between slabs in scratch.
+template <class To, class T>
+inline void normalise(To* to, long gap, const Maps<const T>& x, long row, long rows, const Affine& by) {
     for (long s = 0; s < slabs(x.channels); s++) normalise(to + s * gap, x.slab(s, row), rows, by, s * SLAB);
 }
 

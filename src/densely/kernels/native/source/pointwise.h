@@ -27,7 +27,8 @@ template <class T>
 void pointwise_forward(
     const Maps<const T>& x, long out, const Norm& norm, const Conv& conv, T* y, float* mean, float* variance, int threads) {
     const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
-    const Packed weights = packed_forward(conv, in, out);
+    constexpr bool PAIRS = PAIRED<T>;
+    const Packed weights = PAIRS ? packed_forward(conv, in, out).paired() : packed_forward(conv, in, out);
     const Affine affine(norm);
     const Channels biases = conv.scaled_bias(out);
     const Maps<T> to{y, rows, 0, out};
@@ -35,18 +36,22 @@ void pointwise_forward(
     const Finish<T> finish{conv.bits, out, mean ? &moments : nullptr};
 #pragma omp parallel num_threads(threads)
     {
-        const long gap = chunk * SLAB;
-        Scratch<0> scratch(slabs(in) * gap + gap);
-        float *activation = scratch.take(slabs(in) * gap), *made = scratch.take(gap);
+        const long row = SLAB / (1 + PAIRS), gap = chunk * row;
+        Scratch<0> scratch(slabs(in) * gap + chunk * SLAB);
+        float *activation = scratch.take(slabs(in) * gap), *made = scratch.take(chunk * SLAB);
 #pragma omp for schedule(dynamic, 16)
         for (long task = 0; task < tasks; task++) {
             const long first = task * chunk, count = std::min(chunk, rows - first), next = first + count;
             const long steps = tiles(count, slabs(out));
-            normalise(activation, gap, x, first, count, affine);
+            if constexpr (PAIRS) {
+                for (long s = 0; s < slabs(in); s++) normalise_pairs(activation + s * gap, x.slab(s, first), count, affine, s * SLAB, in);
+            } else {
+                normalise(activation, gap, x, first, count, affine);
+            }
             Ahead<const T> ahead(x, next, std::min(chunk, rows - next), steps);
-            const Left a{activation, SLAB, in, SLAB, gap};
+            const Left a{activation, row, (in + PAIRS) / (1 + PAIRS), row, gap};
             for (long s = 0; s < slabs(out); s++) {
-                product<TILE_VECTORS>(a, count, weights.slab(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
+                product<TILE_VECTORS, PAIRS>(a, count, weights.slab(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
                 finish(made, SLAB, count, SLAB, to.slab(s, first), SLAB, first * out + s * SLAB, task, s * SLAB);
             }
         }
@@ -91,7 +96,8 @@ void pointwise_backward(
     const Maps<const T>& x, long out, const Norm& norm, const Conv& conv, const Read<T>& read, float* to,
     const Gradients& result, int threads) {
     const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
-    const Packed weights = packed_backward(conv, in, out);
+    constexpr bool PAIRS = PAIRED<T>;
+    const Packed weights = PAIRS ? packed_backward(conv, in, out).paired() : packed_backward(conv, in, out);
     const Masked masked(norm, true, true);
     const uint8_t* bits = conv.bits;
     const T* y = read.y;
@@ -107,9 +113,11 @@ void pointwise_backward(
     const Segments segments(tasks, floats);
 #pragma omp parallel num_threads(threads)
     {
-        const long gap = chunk * SLAB;
-        Scratch<0> scratch(in_slabs * gap + chunk * out_stride + BLOCK * SLAB);
+        const long pairs = (chunk + PAIRS) / (1 + PAIRS), gap = pairs * SLAB, row = out_stride / (1 + PAIRS);
+        Scratch<0> scratch(in_slabs * gap + chunk * out_stride * (1 + PAIRS) + BLOCK * SLAB);
         float *activation = scratch.take(in_slabs * gap), *incoming = scratch.take(chunk * out_stride), *panel = scratch.take(BLOCK * SLAB);
+        // What comes in as the products take it: in pairs of channels, and in pairs of rows.
+        float *by_row = PAIRS ? scratch.take(chunk * row) : incoming, *by_rows = PAIRS ? scratch.take(pairs * out_stride) : incoming;
 #pragma omp for schedule(dynamic, 1)
         for (long segment = 0; segment < segments.count; segment++) {
             float* sums = segments.begin(segment);
@@ -119,14 +127,21 @@ void pointwise_backward(
                 for (long s = 0; s < out_slabs; s++)
                     make(incoming + s * SLAB, out_stride, count, ds.slab(s, first), y ? ys.slab(s, first) : y, d_scales, cs, es, means, s * SLAB,
                          bits, first * out + s * SLAB, out, sums + bias_at);
-                normalise(activation, gap, x, first, count, masked.affine);
+                if constexpr (PAIRS) {
+                    pair_within_rows(by_row, incoming, out_stride, count, out);
+                    for (long r = 0; r < count; r += 2)
+                        pair_rows(by_rows + r / 2 * out_stride, incoming + r * out_stride, r + 1 < count ? incoming + (r + 1) * out_stride : nullptr, out_stride);
+                    for (long s = 0; s < in_slabs; s++) normalise_row_pairs(activation + s * gap, x.slab(s, first), count, masked.affine, s * SLAB);
+                } else {
+                    normalise(activation, gap, x, first, count, masked.affine);
+                }
                 Ahead<const T> ahead_x(x, next, left, steps);
                 Ahead<float, true> ahead_to(places, next, left, steps);
                 for (long s = 0; s < in_slabs; s++)
                     for (long block = 0; block < count; block += BLOCK) {
                         const long many = std::min(BLOCK, count - block);
-                        const Left a{incoming + block * out_stride, out_stride, out, out, 0, false};
-                        product<TILE_VECTORS>(a, many, weights.slab(s), nullptr, panel, SLAB, [&] {
+                        const Left a{by_row + block * row, row, (out + PAIRS) / (1 + PAIRS), row, 0, false};
+                        product<TILE_VECTORS, PAIRS>(a, many, weights.slab(s), nullptr, panel, SLAB, [&] {
                             ahead_x.step();
                             ahead_to.step();
                         });
@@ -134,9 +149,9 @@ void pointwise_backward(
                     }
                 for (long i = 0; i < in_slabs; i++)
                     for (long o = 0; o < out_slabs; o++)
-                        accumulate_outer(
+                        accumulate_outer<PAIRS>(
                             sums + i * SLAB * out_stride + o * SLAB, out_stride, std::min(SLAB, in - i * SLAB), activation + i * gap, 0,
-                            SLAB, incoming + o * SLAB, 0, 1, count, out_stride);
+                            SLAB, by_rows + o * SLAB, 0, 1, (count + PAIRS) / (1 + PAIRS), out_stride);
             }
         }
         segments.total([&](long i, float sum) {

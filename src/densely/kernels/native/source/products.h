@@ -3,7 +3,7 @@
 // Tiles are functions of their own, so that compilers give all registers to them.
 
 #pragma once
-#include "maps.h"
+#include "pairs.h"
 
 // Compilers like to read a vector from memory again for each of its uses; loads are what a tile has too few of.
 #if defined(__x86_64__)
@@ -17,9 +17,9 @@
 // A loop that is written out, without which a tile would not stay in registers.
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < count; i++)
 
-// acc += A·B for M rows and N vectors of columns, over `count` terms.
+// acc += A·B for M rows and N vectors of columns, over `count` terms (or PAIRS of terms, see pairs.h).
 // A's element (i, k) is a[i * row + k * term]; B's row k begins at b + k * stride.
-template <int M, int N>
+template <bool PAIRS, int M, int N>
 inline __attribute__((always_inline)) void multiply(
     Vector (&acc)[M][N], const float* a, long row, long term, const float* b, long stride, long count) {
 #pragma GCC unroll 2
@@ -31,9 +31,9 @@ inline __attribute__((always_inline)) void multiply(
         if constexpr (N > 2) STAY_IN_REGISTER(c2);
         EACH(m, M) {
             const Vector element = splat(a[m * row]);
-            acc[m][0] += element * c0;
-            if constexpr (N > 1) acc[m][1] += element * c1;
-            if constexpr (N > 2) acc[m][2] += element * c2;
+            acc[m][0] = plus_product<PAIRS>(acc[m][0], element, c0);
+            if constexpr (N > 1) acc[m][1] = plus_product<PAIRS>(acc[m][1], element, c1);
+            if constexpr (N > 2) acc[m][2] = plus_product<PAIRS>(acc[m][2], element, c2);
         }
         a += term;
         b += stride;
@@ -85,6 +85,18 @@ class Packed {
             count -= many;
         }
     }
+    // The same in pairs of terms; an odd last one is paired with zeros.
+    Packed paired() const {
+        Packed pairs((terms + 1) / 2, vectors);
+        for (long tile = 0; tile < vectors; tile += TILE_VECTORS) {
+            const long floats = std::min<long>(TILE_VECTORS, vectors - tile) * LANES;
+            const float* from = &data[tile * terms * LANES];
+            float* to = &pairs.data[tile * pairs.terms * LANES];
+            for (long term = 0; term < terms; term += 2, from += 2 * floats, to += floats)
+                pair_rows(to, from, term + 1 < terms ? from + floats : nullptr, floats);
+        }
+        return pairs;
+    }
     // Where the terms of a panel of N vectors begin, N vectors each.
     template <int N>
     const float* panel(long term, long vector) const { return data.data() + (vector * terms + term * N) * LANES; }
@@ -101,7 +113,7 @@ struct Left {
 };
 
 // to = A·panel for M rows, plus bias, or plus what is there. Fetches the rows behind them.
-template <int M, int N, bool ADD>
+template <bool PAIRS, int M, int N, bool ADD>
 __attribute__((noinline)) void tile(const Left& a, long first, const float* panel, const float* bias, float* to, long to_stride) {
     Vector acc[M][N];
     EACH(m, M) EACH(n, N) {
@@ -115,7 +127,7 @@ __attribute__((noinline)) void tile(const Left& a, long first, const float* pane
     for (long left = a.terms; left > 0; left -= a.stretch, from += a.gap) {
         const long many = std::min(left, a.stretch);
         if (a.fetch) fetch<false>(from + M * a.row, M * a.row);
-        multiply<M, N>(acc, from, a.row, 1, panel, N * LANES, many);
+        multiply<PAIRS, M, N>(acc, from, a.row, 1, panel, N * LANES, many);
         panel += many * N * LANES;
     }
     EACH(m, M) EACH(n, N) store(to + m * to_stride + n * LANES, acc[m][n]);
@@ -125,13 +137,13 @@ __attribute__((noinline)) void tile(const Left& a, long first, const float* pane
 constexpr long MOST_TERMS = 7 * SLAB;
 
 // to = bias + A·panel for all rows, or to += A·panel. Calls `between` before each tile.
-template <int N, class Between>
+template <int N, bool PAIRS = false, class Between>
 inline void product(
     const Left& a, long rows, const float* panel, const float* bias, float* to, long to_stride, Between between, bool add = false) {
     if (a.terms <= MOST_TERMS || a.stretch > MOST_TERMS) {
         for_rows(rows, [&]<int M>(long row) {
             between();
-            (add ? tile<M, N, true> : tile<M, N, false>)(a, row, panel, bias, to + row * to_stride, to_stride);
+            (add ? tile<PAIRS, M, N, true> : tile<PAIRS, M, N, false>)(a, row, panel, bias, to + row * to_stride, to_stride);
         });
         return;
     }
@@ -140,7 +152,7 @@ inline void product(
         const Left part{a.start + done / a.stretch * a.gap, a.row, std::min(a.terms - done, stretches * a.stretch), a.stretch, a.gap, a.fetch};
         for_rows(rows, [&]<int M>(long row) {
             if (!done) between();
-            (done || add ? tile<M, N, true> : tile<M, N, false>)(part, row, panel, bias, to + row * to_stride, to_stride);
+            (done || add ? tile<PAIRS, M, N, true> : tile<PAIRS, M, N, false>)(part, row, panel, bias, to + row * to_stride, to_stride);
         });
         panel += part.terms * N * LANES;
     }
@@ -148,20 +160,21 @@ inline void product(
 
 // to += Aᵀ·B for M rows over `outer` stretches of `inner` terms, with A's element (i, o, k) a[i + o * a_outer + k * a_inner],
 // and B's row (o, k) at b + o * b_outer + k * b_row.
-template <int M>
+template <bool PAIRS, int M>
 __attribute__((noinline)) void outer_tile(
     float* to, long stride, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner, long b_row) {
     constexpr int N = TILE_VECTORS;
     Vector acc[M][N] = {};
-    for (long o = 0; o < outer; o++) multiply<M, N>(acc, a + o * a_outer, 1, a_inner, b + o * b_outer, b_row, inner);
+    for (long o = 0; o < outer; o++) multiply<PAIRS, M, N>(acc, a + o * a_outer, 1, a_inner, b + o * b_outer, b_row, inner);
     EACH(m, M) EACH(n, N) store(to + m * stride + n * LANES, load(to + m * stride + n * LANES) + acc[m][n]);
 }
 
 // sums (rows × SLAB, rows `stride` apart) += Aᵀ·B, where B's rows are `b_row` apart: gradients of kernels.
+template <bool PAIRS = false>
 inline void accumulate_outer(
     float* sums, long stride, long rows, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner,
     long b_row) {
     for_rows(rows, [&]<int M>(long row) {
-        outer_tile<M>(sums + row * stride, stride, a + row, a_outer, a_inner, b, b_outer, outer, inner, b_row);
+        outer_tile<PAIRS, M>(sums + row * stride, stride, a + row, a_outer, a_inner, b, b_outer, outer, inner, b_row);
     });
 }

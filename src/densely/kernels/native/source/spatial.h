@@ -3,6 +3,9 @@
 // Two rows of a result come from four of what is convolved by four products in place of six (Winograd's F(2, 3), down the
 // rows alone): see `winograd.h`. Across, the three taps stand side by side as columns: k maps are 3k columns of a product, whose
 // parts are then added one pixel apart. So 12 maps fill 36 of 40 lanes, not 12 of 16.
+//
+// In pairs of bfloat16 (pairs.h) all six products are taken: each costs half, and sums of two rows, rounded to bfloat16, would
+// make gradients half as wrong again.
 
 #pragma once
 #include "pointwise.h"
@@ -32,6 +35,23 @@ class Bands {
     long most() const { return (height + bands - 1) / bands + 1; }
 };
 
+// Term (dy, i), column (dx, o) of a kernel (3, 3, in, out), in pairs.
+inline Packed packed_pairs(const Conv& conv, long in, long out) {
+    Packed packed(3 * in, (3 * out + LANES - 1) / LANES);
+    for (long dy = 0; dy < 3; dy++)
+        for (long dx = 0; dx < 3; dx++)
+            for (long i = 0; i < in; i++) packed.set(dy * in + i, dx * out, conv.kernel + ((dy * 3 + dx) * in + i) * out, 1, out, conv.factor);
+    return packed.paired();
+}
+
+// Term (dy, dx, o), column i: what comes back, in pairs; the taps are read from the other end.
+inline Packed packed_pairs_backward(const Conv& conv, long in, long out) {
+    Packed packed(9 * out, slabs(in) * TILE_VECTORS);
+    for (long tap = 0; tap < 9; tap++)
+        for (long o = 0; o < out; o++) packed.set(tap * out + o, 0, conv.kernel + (8 - tap) * in * out + o, out, in, conv.factor);
+    return packed.paired();
+}
+
 // Term (t, i), column (dx, o) of a kernel (3, 3, in, out), t a turned row of taps.
 inline Packed packed_taps(const Conv& conv, long in, long out) {
     const std::vector<float> turned = turned_taps(conv.kernel, 3 * in * out, false);
@@ -54,13 +74,14 @@ inline Packed packed_taps_backward(const Conv& conv, long in, long out) {
 }
 
 // A 3×3 convolution forward, of rows that are made on the way.
+template <bool PAIRS>
 struct Convolution {
     long height, width, in, out;
     Packed weights;
     Channels biases;
 
     Convolution(const Shape& shape, long in, long out, const Conv& conv)
-        : height(shape.height), width(shape.width), in(in), out(out), weights(packed_taps(conv, in, out)), biases(conv.scaled_bias(out)) {}
+        : height(shape.height), width(shape.width), in(in), out(out), weights((PAIRS ? packed_pairs : packed_taps)(conv, in, out)), biases(conv.scaled_bias(out)) {}
 
     long vectors() const { return (3 * out + LANES - 1) / LANES; }
     long out_stride() const { return slabs(out) * SLAB; }
@@ -72,15 +93,48 @@ struct Convolution {
     // is convolved; ahead(row, pixels, steps) fetches what that will read. Scratch as above.
     template <class Make, class Fetch>
     void band(long first, long last, Make make, Fetch ahead, float* scratch, float* made) const {
+        if constexpr (PAIRS) {
+            six_products(first, last, make, ahead, scratch, made);
+        } else {
+            four_products(first, last, make, ahead, scratch, made);
+        }
+    }
+
+   private:
+    template <class Make, class Fetch>
+    void six_products(long first, long last, Make make, Fetch ahead, float* scratch, float* made) const {
+        const long size = row_floats() / 2, gap = width * SLAB / 2, stride = vectors() * LANES;
+        const long steps = 3 * tiles(width, (vectors() + 2) / TILE_VECTORS);
+        float *ring = scratch, *nothing = ring + 3 * size, *parts = nothing + size;
+        std::fill(nothing, nothing + size, 0.0f);
+        beside_the_image(parts);
+        long next = std::max<long>(first - 1, 0);
+        for (long row = first; row < last; row++) {
+            const long end = std::min(row + 2, height);
+            for (; next < end; next++) make(next, reinterpret_cast<bfloat16*>(ring + next % 3 * size));
+            auto later = ahead(end, std::clamp<long>(height - end, 0, 1) * width, steps);
+            for (long dy = 0; dy < 3; dy++) {
+                const long from = row + dy - 1;
+                const Left a{from < 0 || from >= end ? nothing : ring + from % 3 * size, SLAB / 2, in / 2, SLAB / 2, gap};
+                for_panels(vectors(), [&]<int N>(long vector) {
+                    product<N, true>(
+                        a, width, weights.template panel<N>(dy * in / 2, vector), nullptr, parts + stride + vector * LANES, stride,
+                        [&] { later.step(); }, dy);
+                });
+            }
+            beside(parts, made + (row - first) * width * out_stride());
+        }
+    }
+
+    template <class Make, class Fetch>
+    void four_products(long first, long last, Make make, Fetch ahead, float* scratch, float* made) const {
         const long size = row_floats(), gap = width * SLAB, stride = vectors() * LANES;
         const long steps = 4 * tiles(width, (vectors() + 2) / TILE_VECTORS);
         float *ring = scratch, *nothing = ring + 4 * size, *one = nothing + size, *other = one + size;
         float *parts = other + size, *parts_below = parts + parts_floats();
         std::fill(nothing, nothing + size, 0.0f);
-        for (float* p : {parts, parts_below}) {  // beside the image there is nothing
-            std::fill(p, p + stride, 0.0f);
-            std::fill(p + (width + 1) * stride, p + parts_floats(), 0.0f);
-        }
+        beside_the_image(parts);
+        beside_the_image(parts_below);
         long next = std::max<long>(first - 1, 0);
         for (long row = first; row < last; row += 2) {
             const bool two = row + 1 < last;
@@ -93,7 +147,7 @@ struct Convolution {
                 const Left a{rows, SLAB, in, SLAB, gap};
                 for_panels(vectors(), [&]<int N>(long vector) {
                     product<N>(
-                        a, width, weights.panel<N>(t * in, vector), nullptr, to + stride + vector * LANES, stride,
+                        a, width, weights.template panel<N>(t * in, vector), nullptr, to + stride + vector * LANES, stride,
                         [&] { later.step(); }, add);
                 });
             };
@@ -113,7 +167,12 @@ struct Convolution {
         }
     }
 
-   private:
+    // There is nothing.
+    void beside_the_image(float* parts) const {
+        const long stride = vectors() * LANES;
+        std::fill(parts, parts + stride, 0.0f);
+        std::fill(parts + (width + 1) * stride, parts + parts_floats(), 0.0f);
+    }
     // A row of the result: the parts of three taps, one pixel apart.
     void beside(const float* parts, float* to) const {
         const long stride = vectors() * LANES;
@@ -124,12 +183,12 @@ struct Convolution {
     }
 };
 
-template <class T>
+template <bool PAIRS, class T>
 void spatial_forward(
     const Shape& shape, const Maps<const T>& x, const Norm& norm, const Conv& conv, const Maps<T>& y, float* mean,
     float* variance, int threads) {
     const long W = shape.width, out = y.channels;
-    const Convolution convolution(shape, x.channels, out, conv);
+    const Convolution<PAIRS> convolution(shape, x.channels, out, conv);
     const Affine affine(norm);
     const Bands bands(shape);
     Moments moments(mean ? bands.tasks : 0, convolution.out_stride());
@@ -141,7 +200,7 @@ void spatial_forward(
 #pragma omp for schedule(dynamic, 1)
         for (long task = 0; task < bands.tasks; task++) {
             const long top = bands.image(task) * shape.height, first = bands.first(task), last = bands.last(task);
-            const auto make = [&](long row, float* to) { normalise(to, W * SLAB, x, (top + row) * W, W, affine); };
+            const auto make = [&](long row, auto* to) { normalise(to, W * SLAB, x, (top + row) * W, W, affine); };
             const auto ahead = [&](long row, long pixels, long steps) { return Ahead<const T>(x, (top + row) * W, pixels, steps); };
             convolution.band(first, last, make, ahead, own, made);
             const long place = (top + first) * W, count = (last - first) * W;
@@ -155,9 +214,9 @@ void spatial_forward(
 
 // Some channels of a row of the new maps' gradient: source + c + e·(maps - mean) behind dropout's mask. Adds up the bias's where
 // one is given.
-template <bool DROP, class T>
+template <bool DROP, class To, class T>
 inline void complete_row(
-    float* made, long stride, long width, long count, const float* source, const T* maps, const Channels& c, const Channels& e,
+    To* made, long stride, long width, long count, const float* source, const T* maps, const Channels& c, const Channels& e,
     const Channels& mean, long channel, const uint8_t* bits, long element, float* bias) {
     for (long v = 0; v < count; v += LANES) {
         const long lanes = count - v;
@@ -175,16 +234,23 @@ inline void complete_row(
     }
 }
 
+// Taps around each pixel of a row in pairs of pixels; the row begins a pixel left of the first. Runs over by less than a vector.
+inline void pair_pixels(float* to, const bfloat16* row, long width, long maps) {
+    const long taps = 3 * maps;
+    for (long pixel = 0; pixel < width; pixel += 2, row += 2 * maps, to += taps)
+        for (long i = 0; i < taps; i += LANES) store(to + i, paired(row + i, row + maps + i));
+}
+
 // The new maps' gradient is completed (source + c + e·(maps - mean)), masked by dropout, and sent back through the kernel and the
 // normalisation of x to its place: to += scale·d where it grows, else to = d.
-template <class T>
+template <bool PAIRS, class T>
 void spatial_backward(
     const Shape& shape, const Maps<const T>& x, const Norm& norm, const Conv& conv, const Maps<const T>& maps,
     const float* source, const float* c, const float* e, const float* mean, bool grows, float* to, const Gradients& result, int threads) {
     const long H = shape.height, W = shape.width, in = x.channels, out = maps.channels, rows_of_all = shape.pixels();
     const long in_slabs = slabs(in), in_stride = in_slabs * SLAB, out_stride = slabs(out) * SLAB;
     const long around = (W + 2) * out, taps = 3 * out;
-    const Packed weights = packed_taps_backward(conv, in, out);
+    const Packed weights = (PAIRS ? packed_pairs_backward : packed_taps_backward)(conv, in, out);
     const Masked masked(norm, grows, grows);
     const uint8_t* bits = conv.bits;
     const Channels cs(out, [=](long i) { return c[i]; }), es(out, [=](long i) { return e[i]; }), means(out, [=](long i) { return mean[i]; });
@@ -192,22 +258,26 @@ void spatial_backward(
     const Maps<const float> sources{source, rows_of_all, maps.first, out};
     const Bands bands(shape);
     const long pairs = std::max<long>(chunk_rows(in) / W / 2, 1);  // of rows, whose kernel gradients are made at once
-    const long group = 2 * pairs, d_at = 4 * taps * in_stride, bias_at = d_at + 2 * in_stride, floats = bias_at + out_stride;
+    const long group = 2 * pairs, d_at = (PAIRS ? 3 : 4) * taps * in_stride, bias_at = d_at + 2 * in_stride, floats = bias_at + out_stride;
     const Segments segments(bands.tasks, floats);
-    std::vector<float> turned_sums(d_at);
+    std::vector<float> kernel_sums(d_at);
 #pragma omp parallel num_threads(threads)
     {
-        const long gap = group * W * SLAB, half = gap / 2, made_size = (bands.most() + 3) * around + SLAB;
-        Scratch<0> scratch(2 * in_slabs * gap + made_size + 4 * pairs * around + 2 * W * SLAB);
-        float *activation = scratch.take(in_slabs * gap), *means_of_two = scratch.take(in_slabs * gap), *made = scratch.take(made_size);
-        float *turned = scratch.take(4 * pairs * around), *panel = scratch.take(2 * W * SLAB), *panel_below = panel + W * SLAB;
+        const long gap = group * W * SLAB, half = gap / 2, most = bands.most() + 3, beside = W / 2 * taps + LANES;
+        Scratch<0> scratch((PAIRS ? 1 : 2) * in_slabs * gap + most * around + SLAB + (PAIRS ? most * beside : 4 * pairs * around) + 2 * W * SLAB);
+        float *activation = scratch.take(in_slabs * gap), *means_of_two = PAIRS ? nullptr : scratch.take(in_slabs * gap);
+        Term<PAIRS>* made = reinterpret_cast<Term<PAIRS>*>(scratch.take(most * around + SLAB));
+        // Of one side of the kernel's gradient: in pairs of pixels, or turned.
+        float *in_pairs = PAIRS ? scratch.take(most * beside) : nullptr, *turned = PAIRS ? nullptr : scratch.take(4 * pairs * around);
+        float *panel = scratch.take(2 * W * SLAB), *panel_below = panel + W * SLAB;
 #pragma omp for schedule(dynamic, 1)
         for (long segment = 0; segment < segments.count; segment++) {
             float* sums = segments.begin(segment);
             for (long task = segments.first(segment); task < segments.first(segment + 1); task++) {
                 const long top = bands.image(task) * H, first = bands.first(task), last = bands.last(task), end = std::min(last + 1, H);
                 // `made` begins a row above the first and a pixel left of it; beside the image it is zero.
-                std::fill(made, made + (last - first + 3) * around, 0.0f);
+                std::fill(made, made + (last - first + 3) * around, Term<PAIRS>{});
+                if (PAIRS) std::fill(in_pairs, in_pairs + (last - first + 3) * beside, 0.0f);
                 long next = std::max<long>(first - 1, 0);
                 for (long row = first; row < last; row += group) {
                     const long rows = std::min(group, last - row), at = (top + row) * W, twos = (rows + 1) / 2;
@@ -215,65 +285,84 @@ void spatial_backward(
                         const long place = (top + next) * W;
                         float* bias = next >= first && next < last ? sums + bias_at : nullptr;
                         maps.runs([&](const T* from, long channel, long many) {
-                            (bits ? complete_row<true, T> : complete_row<false, T>)(
+                            (bits ? complete_row<true, Term<PAIRS>, T> : complete_row<false, Term<PAIRS>, T>)(
                                 made + (next - first + 1) * around + out + channel, out, W, many,
                                 sources.data + (from - maps.data) + place * SLAB, from + place * SLAB, cs, es, means, channel, bits,
                                 place * out + channel, bias);
                         });
-                    }
-                    for (long pair = 0; pair < twos; pair++)
-                        turn_rows(turned + pair * around, pairs * around, made + (row - first + 2 * pair) * around, around);
-                    normalise(activation, gap, x, at, rows * W, masked.affine);
-                    for (long s = 0; s < in_slabs; s++) {
-                        float* own = activation + s * gap;
-                        std::fill(own + rows * W * SLAB, own + 2 * twos * W * SLAB, 0.0f);
-                        for (long pair = 0; pair < twos; pair++)
-                            halves(means_of_two + s * gap + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
+                        if constexpr (PAIRS) pair_pixels(in_pairs + (next - first + 1) * beside, made + (next - first + 1) * around, W, out);
                     }
                     const long left = std::clamp<long>(last - row - rows, 0, rows) * W, later = std::min(rows, end - next) * W;
-                    const long steps = 4 * twos * tiles(W, in_slabs);
+                    const long steps = (PAIRS ? rows : 4 * twos) * tiles(W, in_slabs);
                     Ahead<const T> ahead_x(x, at + rows * W, left, steps), ahead_maps(maps, (top + next) * W, later, steps);
                     Ahead<const float> ahead_source(sources, (top + next) * W, later, steps);
                     Ahead<float, true> ahead_to(places, at + rows * W, left, steps);
-                    for (long pair = 0; pair < twos; pair++)
+                    const auto fetch_next = [&] {
+                        ahead_x.step();
+                        ahead_to.step();
+                        ahead_maps.step();
+                        ahead_source.step();
+                    };
+                    if constexpr (PAIRS) {
+                        for (long r = 0; r < rows; r++)
+                            for (long s = 0; s < in_slabs; s++) {
+                                const float* around_it = reinterpret_cast<const float*>(made + (row - first + r) * around);
+                                const Left a{around_it, out / 2, 3 * taps / 2, taps / 2, around / 2, false};
+                                product<TILE_VECTORS, true>(a, W, weights.slab(s), nullptr, panel, SLAB, fetch_next);
+                                masked(panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
+                            }
                         for (long s = 0; s < in_slabs; s++) {
-                            const auto multiply_by = [&](long t, float* to, bool add) {
-                                const Left a{turned + (t * pairs + pair) * around, out, taps, taps, 0, false};
-                                product<TILE_VECTORS>(a, W, weights.slab(s) + t * taps * SLAB, nullptr, to, SLAB, [&] {
-                                    ahead_x.step();
-                                    ahead_to.step();
-                                    ahead_maps.step();
-                                    ahead_source.step();
-                                }, add);
-                            };
-                            multiply_by(0, panel, false);
-                            multiply_by(1, panel_below, false);
-                            sum_and_difference(panel, panel_below, W * SLAB);
-                            multiply_by(2, panel, true);
-                            const long upper = at + 2 * pair * W, lower = upper + W;
-                            masked(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
-                            if (2 * pair + 1 == rows) continue;
-                            multiply_by(3, panel_below, true);
-                            masked(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
+                            normalise_row_pairs(activation, x.slab(s, at), rows * W, masked.affine, s * SLAB);
+                            for (long dy = 0; dy < 3; dy++)
+                                accumulate_outer<true>(
+                                    sums + dy * taps * in_stride + s * SLAB, in_stride, taps, in_pairs + (row - first + dy) * beside, beside,
+                                    taps, activation, W / 2 * SLAB, rows, W / 2, SLAB);
                         }
-                    for (long s = 0; s < in_slabs; s++) {
-                        const float *own = activation + s * gap, *mean = means_of_two + s * gap;
-                        const auto add_up = [&](long t, const float* b, long b_outer) {
-                            accumulate_outer(
-                                sums + t * taps * in_stride + s * SLAB, in_stride, taps, turned + t * pairs * around, around, out, b, b_outer,
-                                twos, W, SLAB);
-                        };
-                        add_up(0, mean, W * SLAB);
-                        add_up(1, mean + half, W * SLAB);
-                        add_up(2, own, 2 * W * SLAB);
-                        add_up(3, own + W * SLAB, 2 * W * SLAB);
+                    } else {
+                        for (long pair = 0; pair < twos; pair++)
+                            turn_rows(turned + pair * around, pairs * around, made + (row - first + 2 * pair) * around, around);
+                        normalise(activation, gap, x, at, rows * W, masked.affine);
+                        for (long s = 0; s < in_slabs; s++) {
+                            float* own = activation + s * gap;
+                            std::fill(own + rows * W * SLAB, own + 2 * twos * W * SLAB, 0.0f);
+                            for (long pair = 0; pair < twos; pair++)
+                                halves(means_of_two + s * gap + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
+                        }
+                        for (long pair = 0; pair < twos; pair++)
+                            for (long s = 0; s < in_slabs; s++) {
+                                const auto multiply_by = [&](long t, float* to, bool add) {
+                                    const Left a{turned + (t * pairs + pair) * around, out, taps, taps, 0, false};
+                                    product<TILE_VECTORS>(a, W, weights.slab(s) + t * taps * SLAB, nullptr, to, SLAB, fetch_next, add);
+                                };
+                                multiply_by(0, panel, false);
+                                multiply_by(1, panel_below, false);
+                                sum_and_difference(panel, panel_below, W * SLAB);
+                                multiply_by(2, panel, true);
+                                const long upper = at + 2 * pair * W, lower = upper + W;
+                                masked(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
+                                if (2 * pair + 1 == rows) continue;
+                                multiply_by(3, panel_below, true);
+                                masked(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
+                            }
+                        for (long s = 0; s < in_slabs; s++) {
+                            const float *own = activation + s * gap, *mean = means_of_two + s * gap;
+                            const auto add_up = [&](long t, const float* b, long b_outer) {
+                                accumulate_outer(
+                                    sums + t * taps * in_stride + s * SLAB, in_stride, taps, turned + t * pairs * around, around, out, b, b_outer,
+                                    twos, W, SLAB);
+                            };
+                            add_up(0, mean, W * SLAB);
+                            add_up(1, mean + half, W * SLAB);
+                            add_up(2, own, 2 * W * SLAB);
+                            add_up(3, own + W * SLAB, 2 * W * SLAB);
+                        }
                     }
                 }
             }
         }
         segments.total([&](long i, float sum) {
             if (i < d_at) {
-                turned_sums[i] = sum;
+                kernel_sums[i] = sum;
             } else {
                 put_sums(result, norm, conv.factor, i - d_at, in_stride, out, sum);
             }
@@ -281,8 +370,8 @@ void spatial_backward(
 #pragma omp for schedule(static)
         for (long tap = 0; tap < taps; tap++)
             for (long channel = 0; channel < in; channel++) {
-                const auto m = [&](long t) { return turned_sums[(t * taps + tap) * in_stride + channel]; };
-                const float g[3] = {m(0) + m(1) + m(2), m(0) - m(1), m(0) + m(1) - m(3)};
+                const auto m = [&](long t) { return kernel_sums[(t * taps + tap) * in_stride + channel]; };
+                const float g[3] = {PAIRS ? m(0) : m(0) + m(1) + m(2), PAIRS ? m(1) : m(0) - m(1), PAIRS ? m(2) : m(0) + m(1) - m(3)};
                 for (long dy = 0; dy < 3; dy++) {
                     const long from = 8 - dy * 3 - tap / out;  // the taps are read from the other end
                     result.kernel[(from * in + channel) * out + tap % out] = g[dy] * conv.factor;

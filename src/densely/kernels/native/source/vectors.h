@@ -72,9 +72,13 @@ inline float number(bfloat16 value) {
 
 // To nearest, ties to even; a NaN stays one.
 inline void store(bfloat16* to, Vector v) {
+#if defined(__AVX512BF16__)
+    const __m256bh narrow = _mm512_cvtneps_pbh((__m512)v);
+#else
     typedef uint16_t Narrow __attribute__((vector_size(2 * LANES)));
     const Bits bits = (Bits)v, rounded = bits + 0x7fff + ((bits >> 16) & 1), number = v == v;
     const Narrow narrow = __builtin_convertvector(((rounded & number) | ((bits | 0x400000) & ~number)) >> 16, Narrow);
+#endif
     memcpy(to, &narrow, sizeof narrow);
 }
 
@@ -112,6 +116,12 @@ inline void store(T* to, Vector v, long count) {
     for (long i = 0; i < count; i++) to[i] = part[i];
 }
 
+#if defined(__AVX512BF16__)
+template <>
+inline void store(bfloat16* to, Vector v, long count) {
+    count >= LANES ? store(to, v) : _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+#endif
 #if defined(__AVX512F__)
 template <>
 inline void store(float* to, Vector v, long count) {

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from densely.runs import processor
+from densely.machine import processor
 
 ENGINES = {"Keras on jax": "jax"}
 SWITCHES = {name: {"DENSELY_TRITON": "1"} for name in ("densely, Triton", "densely, CUDA graph")}

@@ -13,7 +13,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from densely import Run, explain
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 
 PIECES = {"report-verdict": ("verdict", "learning"), "report-mistakes": ("mistakes", "looks")}
 """Of each picture the first and the last section."""

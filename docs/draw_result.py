@@ -14,7 +14,7 @@ import numpy as np
 
 from densely import Run
 from densely.evaluation import probabilities
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 
 ROWS, COLUMNS = 3, 9
 TRAIN, VALIDATE, WRONG = "#4c78a8", "#f58518", "#c0392b"

@@ -1,6 +1,5 @@
 """The run folder: written whole, opened with suspicion."""
 
-import json
 from pathlib import Path
 
 import h5py
@@ -28,6 +27,12 @@ def test_a_config_survives_its_file(run: Run) -> None:
     assert again.inputs == run.inputs
     assert again.preprocessing == run.preprocessing
     assert "Test accuracy" in repr(again)
+
+
+def test_differences_are_told_field_by_field(run: Run) -> None:
+    other = run.config.model_copy(update={"seed": 3, "recipe": run.config.recipe.model_copy(update={"epochs": 9})})
+    assert runs.differences(run.config, other) == ["seed=0, not 3", "recipe.epochs=1, not 9"]
+    assert runs.differences(run.config, run.config) == []
 
 
 def test_a_run_says_its_score_and_the_interval(run: Run) -> None:
@@ -161,23 +166,3 @@ def test_no_folder_and_no_run_folder(tmp_path: Path) -> None:
         Run.open(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"has no config\.toml"):
         Run.open(tmp_path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    runs.write_json(path, {"old": 1})
-
-    def full(aside: Path) -> None:
-        aside.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(DataError, match=r"metrics\.json cannot be written: No space left"):
-        runs.write_whole(path, full)
-    assert json.loads(path.read_text()) == {"old": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_the_revision_of_a_checkout_is_recorded_and_none_outside(tmp_path: Path) -> None:
-    assert runs.git_revision(tmp_path) is None
-    revision = runs.git_revision(Path(runs.__file__).parent)
-    assert revision is None or len(revision.rstrip("+")) == 40

@@ -112,7 +112,6 @@ _MODULES = (
     "serve",
     "show",
     "sweeps",
-    "terminal",
     "training",
     "transfer",
 )

@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from densely.console import tell
 from densely.data import read_image
 from densely.data.images import EXTENSIONS
 from densely.data.walking import Found, images_below
 from densely.errors import DataError, DenselyError, UsageError
 from densely.evaluation import probabilities
 from densely.evaluation.views import YES
+from densely.files import flush
 from densely.model_file import ModelFile
-from densely.runs import Run, Weights, flush
+from densely.runs import Run, Weights
 from densely.training.bars import live
 from densely.training.resume.interruption import Interrupted, StopSignals
 
@@ -147,8 +149,7 @@ def predict_to_csv(
     done = bad = 0
     console = console or Console(quiet=True)
     if partial.exists():
-        line = f"{partial}, which earlier work was broken off in, is replaced"
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"{partial}, which earlier work was broken off in, is replaced", style="dim")
     try:
         batches = closing(_batches(images_of(sources)[0], trained))
         with StopSignals() as signals, closing(live(console)) as bar, batches as read:

@@ -34,7 +34,7 @@ class DataError(DenselyError):
 
 def reason(error: BaseException) -> str:
     """What another library's error says, on one line; its kind where it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:MOST] or type(error).__name__
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:

@@ -41,8 +41,12 @@ def freeze(model: keras.Model, last: str) -> None:
 def stages(model: keras.Model) -> list[list[str]]:
     """The stages of a network, as names of layers with weights, from the input on.
 
-    The stem; each dense block with the transition after it (with the last normalisation after the last block); the
-    classifier.
+    Args:
+        model: one of Densely's networks.
+
+    Returns:
+        The stem; each dense block with the transition after it (with the last normalisation after the last block); the
+        classifier.
     """
     found: list[list[str]] = [[]]
     for layer in model.layers:

@@ -25,7 +25,8 @@ from densely.data import Preprocessing
 from densely.data.images import MAX_PIXELS
 from densely.errors import DataError, DenselyError, UsageError
 from densely.evaluation.views import ONE_VIEW, Views
-from densely.runs import Inputs, Run, Weights, reading, write_whole
+from densely.files import write_whole
+from densely.runs import Inputs, Run, Weights, reading
 
 if TYPE_CHECKING:
     import keras

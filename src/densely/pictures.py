@@ -1,6 +1,9 @@
 """Images for the eye: any channels as grey or RGB, small ones enlarged, in rows with words beneath."""
 
+import base64
+import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +68,11 @@ def cut(text: str, size: int, width: int) -> str:
     while text and letters.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    """An image inside a page or an answer: its file of a kind (`"PNG"`, `"JPEG"`; Pillow's options) as a data URL."""
+    with io.BytesIO() as file:
+        image.save(file, kind, **options)
+        data = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{data}"

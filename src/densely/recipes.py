@@ -402,6 +402,10 @@ def named(name: str) -> Callable[[Task], Choice]:
 def choose(name: str, task: Task) -> Choice:
     """What the recipe of that name chooses for a task.
 
+    Args:
+        name: one of `RECIPES`.
+        task: what is to be learnt.
+
     Raises:
         UsageError: if there is no such recipe.
     """

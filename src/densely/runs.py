@@ -24,15 +24,9 @@ import glob
 import itertools
 import json
 import os
-import platform
-import re
-import subprocess
-import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,8 +41,8 @@ from densely.cost import parameters
 from densely.data import Preprocessing
 from densely.errors import DataError, UsageError, from_validation, reason
 from densely.evaluation.views import Views
+from densely.files import write_whole
 from densely.recipes import Recipe
-from densely.version import __version__
 
 if TYPE_CHECKING:
     import keras
@@ -132,7 +126,14 @@ class RunConfig(BaseModel):
 
 
 class Inputs(BaseModel):
-    """What a model expects and what its outputs mean."""
+    """What a model expects and what its outputs mean.
+
+    Attributes:
+        class_names: in the order of its outputs.
+        multi_label: whether an image may have several labels: then each output has a probability of its own.
+        input_shape: (height, width, channels) of the images.
+        preprocessing: what has been, or has to be, done to uint8 pixels, as `Preprocessing.as_dict` writes it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -396,43 +397,6 @@ def create_numbered(name: str) -> Path:
     raise AssertionError  # numbers do not end
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place: never half a file, even on a full disk."""
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(aside)
-        flush(aside)
-        aside.replace(path)
-        flush(path.parent)
-    except (OSError, RuntimeError) as error:  # HDF5 tells a full disk by a RuntimeError
-        raise DataError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write in a folder; only for who has the folder to himself."""
-    for path in folder.iterdir():
-        if is_aside(path):
-            path.unlink(missing_ok=True)
-
-
-def is_aside(path: Path) -> bool:
-    """Whether a file is one that `write_whole` had not put in place yet."""
-    return re.match(r"\.\d+\.", path.name) is not None
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_weights(path: Path, model: keras.Model) -> None:
     """Write a model's weights, whole; the name must end in `.weights.h5`."""
 
@@ -499,6 +463,25 @@ def read_config(path: str | Path | RunConfig) -> RunConfig:
         return RunConfig(**tomllib.loads(path.read_text(encoding="utf-8")))
 
 
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
+    one, other = flat(before.model_dump()), flat(now.model_dump())
+    # What one of them has no word for (the weights that it does not start from) is None there.
+    pairs = {key: (one.get(key), other.get(key)) for key in one | other}
+    return [f"{key}={then!r}, not {given!r}" for key, (then, given) in pairs.items() if then != given]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots in its keys: `recipe.epochs`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 class HistoryFile:
     """`history.csv`, one row an epoch, on the disk before the next epoch starts.
 
@@ -536,67 +519,3 @@ class HistoryFile:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-
-
-def environment(seed: int, dense_block: str, processes: int = 1) -> dict[str, Any]:
-    """Where a run runs: versions, machine, command, seed, revision of the source checkout if it is one.
-
-    Args:
-        seed: of the run.
-        dense_block: what the dense blocks run on.
-        processes: that share the training.
-    """
-    import keras
-
-    packages = ("keras", "torch", "jax", "numpy", "scikit-learn", "pillow")
-    versions = {"python": platform.python_version(), "densely": __version__}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    found: dict[str, Any] = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "seed": seed,
-        "versions": versions,
-        "engine": keras.backend.backend(),
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "dense_block": dense_block,
-            "processes": processes,
-        },
-        "git_revision": git_revision(Path(__file__).parent),
-    }
-    if keras.backend.backend() == "torch":
-        import torch
-
-        found["machine"]["threads"] = torch.get_num_threads()
-        found["machine"]["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return found
-
-
-def processor() -> str:
-    """The processor's own name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def git_revision(folder: Path) -> str | None:
-    """The commit of the checkout that holds `folder`, with `+` if files differ from it; `None` outside one."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        # An installed copy inside somebody's own repository must not be taken for a checkout of this one.
-        if not git("ls-files", Path(__file__).name):
-            return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

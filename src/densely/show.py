@@ -15,7 +15,7 @@ from densely.errors import UsageError
 from densely.pictures import FAINT, GAP, INK, PAPER, SMALL, TEXT, TITLE, cut, fitting, font, resized
 from densely.recipes import Recipe, choose
 from densely.training.batches import Batches
-from densely.training.preparation import complete, load, name_of, task_of
+from densely.training.parts import complete, load, name_of, task_of
 
 SIDE, MARGIN, NAMES = 128, 20, 200
 """Pixels: longest side of a shown image, around the picture, at most for the class names."""

@@ -162,12 +162,16 @@ def cached(cache):
 
 def test_a_second_load_decodes_nothing(pets, tmp_path):
     calls = []
-    first = folder.load(pets, (16, 16), 3, cache_dir=tmp_path / "cache", progress=lambda *done: calls.append(done))
+    first = folder.load(
+        pets, size=(16, 16), channels=3, cache_dir=tmp_path / "cache", progress=lambda *done: calls.append(done)
+    )
     assert calls == [(i, 8) for i in range(1, 9)]
     [file] = cached(tmp_path / "cache")
     written = file.stat().st_mtime_ns
     replace_keeping_size_and_time(pets / "cat" / "0.png")
-    second = folder.load(pets, (16, 16), 3, cache_dir=tmp_path / "cache", progress=lambda *done: calls.append(done))
+    second = folder.load(
+        pets, size=(16, 16), channels=3, cache_dir=tmp_path / "cache", progress=lambda *done: calls.append(done)
+    )
     assert second.train.fingerprint() == first.train.fingerprint()
     assert len(calls) == 8
     assert file.stat().st_mtime_ns == written
@@ -177,7 +181,7 @@ def test_what_makes_the_cache_stale(pets, draw, tmp_path):
     cache = tmp_path / "cache"
 
     def load(size=(16, 16), channels=3):
-        return folder.load(pets, size, channels, cache_dir=cache).train
+        return folder.load(pets, size=size, channels=channels, cache_dir=cache).train
 
     before = load()
     os.utime(pets / "cat" / "0.png", ns=(1, 1))
@@ -196,14 +200,14 @@ def test_two_folders_do_not_share(pets, tmp_path):
     twin = tmp_path / "twin"
     shutil.copytree(pets, twin)  # keeps sizes and times
     replace_keeping_size_and_time(twin / "cat" / "0.png")
-    folder.load(pets, (16, 16), 3)
+    folder.load(pets, size=(16, 16), channels=3)
     with pytest.raises(DataError, match=r"twin/cat/0\.png"):
-        folder.load(twin, (16, 16), 3)
+        folder.load(twin, size=(16, 16), channels=3)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other"])
 def test_a_damaged_cache_is_made_again(pets, own_cache, damage):
-    first = folder.load(pets, (16, 16), 3)
+    first = folder.load(pets, size=(16, 16), channels=3)
     [file] = cached(own_cache)
     whole = file.read_bytes()
     if damage == "other":
@@ -212,34 +216,36 @@ def test_a_damaged_cache_is_made_again(pets, own_cache, damage):
         flipped = bytearray(whole)
         flipped[len(whole) // 2] ^= 1
         file.write_bytes({"empty": b"", "cut": whole[:-500], "flipped": bytes(flipped)}[damage])
-    assert folder.load(pets, (16, 16), 3).train.fingerprint() == first.train.fingerprint()
+    assert folder.load(pets, size=(16, 16), channels=3).train.fingerprint() == first.train.fingerprint()
     replace_keeping_size_and_time(pets / "cat" / "0.png")
-    assert folder.load(pets, (16, 16), 3).train.fingerprint() == first.train.fingerprint()  # from the new cache
+    assert (
+        folder.load(pets, size=(16, 16), channels=3).train.fingerprint() == first.train.fingerprint()
+    )  # from the new cache
 
 
 def test_a_cache_that_is_a_pickle_is_not_opened(pets, own_cache):
-    folder.load(pets, (16, 16), 3)
+    folder.load(pets, size=(16, 16), channels=3)
     [file] = cached(own_cache)
     np.savez(file, train=np.array([print], dtype=object))
-    assert folder.load(pets, (16, 16), 3).train.input_shape == (16, 16, 3)
+    assert folder.load(pets, size=(16, 16), channels=3).train.input_shape == (16, 16, 3)
 
 
 def test_a_cache_that_cannot_be_written(pets, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    assert len(folder.load(pets, (16, 16), 3, cache_dir=tmp_path / "file").train) == 8
+    assert len(folder.load(pets, size=(16, 16), channels=3, cache_dir=tmp_path / "file").train) == 8
 
     def full_disk(*arguments, **named):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
-    assert len(folder.load(pets, (16, 16), 3, cache_dir=tmp_path / "cache").train) == 8
+    assert len(folder.load(pets, size=(16, 16), channels=3, cache_dir=tmp_path / "cache").train) == 8
     assert list((tmp_path / "cache" / "images").iterdir()) == []
 
 
 def test_a_four_channel_folder(draw, tmp_path):
     for name in ("a", "b"):
         draw(f"alpha/{name}/0.png", mode="RGBA")
-    got = folder.load(tmp_path / "alpha", (40, 40), 4).train
+    got = folder.load(tmp_path / "alpha", size=(40, 40), channels=4).train
     np.testing.assert_array_equal(got.images[0], np.asarray(Image.open(tmp_path / "alpha/a/0.png")))
 
 
@@ -247,20 +253,20 @@ def test_a_four_channel_folder(draw, tmp_path):
 
 
 def test_bad_images_are_skipped_if_wanted_and_told(pets, tmp_path):
-    sound = folder.load(pets, (16, 16), 3)
+    sound = folder.load(pets, size=(16, 16), channels=3)
     (pets / "cat" / "1.jpg").write_bytes(b"")
     (pets / "dog" / "0.png").write_bytes((pets / "dog" / "0.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"1\.jpg"):
-        folder.load(pets, (16, 16), 3)
+        folder.load(pets, size=(16, 16), channels=3)
     for _ in range(2):  # decoded, then from the cache
-        parts = folder.load(pets, (16, 16), 3, skip_bad=True)
+        parts = folder.load(pets, size=(16, 16), channels=3, skip_bad=True)
         assert parts.train.labels.tolist() == [0] * 3 + [1] * 3
         np.testing.assert_array_equal(parts.train.images, sound.train.images[[0, 2, 3, 5, 6, 7]])
         assert all(
             str(pets / name) in line for name, line in zip(("cat/1.jpg", "dog/0.png"), parts.skipped, strict=True)
         )
     with pytest.raises(DataError, match=r"1\.jpg"):  # the cache forgives nothing
-        folder.load(pets, (16, 16), 3)
+        folder.load(pets, size=(16, 16), channels=3)
     assert sound.skipped == ()
 
 

@@ -17,12 +17,12 @@ IMAGE = 16 * 16 * 3
 
 
 def streamed(path, cache=0, workers=0, **more):
-    return folder.load(path, (16, 16), 3, cache=cache, workers=workers, notify=lambda line: None, **more)
+    return folder.load(path, size=(16, 16), channels=3, cache=cache, workers=workers, notify=lambda line: None, **more)
 
 
 @pytest.fixture
 def whole(pets):
-    return folder.load(pets, (16, 16), 3).train
+    return folder.load(pets, size=(16, 16), channels=3).train
 
 
 def garble(path):
@@ -112,15 +112,15 @@ def test_a_damaged_memory_is_found_anew(pets, whole, own_cache):
 
 def test_what_fits_is_an_array(pets, monkeypatch):
     told = []
-    fits = folder.load(pets, (16, 16), 3, cache=8 * IMAGE, notify=told.append).train
+    fits = folder.load(pets, size=(16, 16), channels=3, cache=8 * IMAGE, notify=told.append).train
     assert isinstance(fits.images, np.ndarray)
     assert told == []
-    larger = folder.load(pets, (16, 16), 3, cache=8 * IMAGE - 1, workers=2, notify=told.append).train
+    larger = folder.load(pets, size=(16, 16), channels=3, cache=8 * IMAGE - 1, workers=2, notify=told.append).train
     assert isinstance(larger.images, Streamed)
     [line] = told
     assert line.startswith("pets: 8 images of 16×16×3 would take 6.1 KB of memory, more than 6.1 KB")
     assert "by 2 worker processes" in line
-    assert isinstance(folder.load(pets, (16, 16), 3).train.images, np.ndarray)
+    assert isinstance(folder.load(pets, size=(16, 16), channels=3).train.images, np.ndarray)
     monkeypatch.setenv("DENSELY_CACHE_SIZE", "1KB")
     assert isinstance(data.load(pets, size=(16, 16), notify=told.append).train.images, Streamed)
 
@@ -152,7 +152,7 @@ def test_bad_images_are_named_or_skipped_as_in_the_array(pets, workers):
     (pets / "dog" / "0.png").write_bytes((pets / "dog" / "0.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"^[^\n]*cat/1\.jpg[^\n]*$"):
         streamed(pets, workers=workers).train.fingerprint()
-    expected = folder.load(pets, (16, 16), 3, skip_bad=True)
+    expected = folder.load(pets, size=(16, 16), channels=3, skip_bad=True)
     calls = []
     for _ in range(2):  # looked for, then remembered
         parts = streamed(pets, workers=workers, skip_bad=True, progress=lambda *done: calls.append(done))
@@ -165,7 +165,9 @@ def test_a_line_of_a_table_is_named(pets):
     lines = ["file,label", *(f"{file.relative_to(pets)},{file.parent.name}" for file in sorted(pets.rglob("*.*")))]
     (pets / "labels.csv").write_text("\n".join(lines))
     (pets / "cat" / "2.webp").write_bytes(b"no image")
-    images = table.load(pets / "labels.csv", (16, 16), 3, cache=0, workers=1, notify=lambda line: None).train.images
+    images = table.load(
+        pets / "labels.csv", size=(16, 16), channels=3, cache=0, workers=1, notify=lambda line: None
+    ).train.images
     with pytest.raises(DataError, match=r"labels\.csv, line 4: .*2\.webp is not a PNG"):
         list(chunks(images))
 

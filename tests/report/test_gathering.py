@@ -13,7 +13,7 @@ from densely.evaluation import probabilities
 from densely.recipes import Task, change, choose
 from densely.report import gathering
 from densely.runs import Run
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 from densely.training.single import train
 
 

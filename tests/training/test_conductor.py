@@ -10,7 +10,7 @@ from rich.console import Console
 from densely import architecture
 from densely.evaluation import evaluate
 from densely.runs import Run
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 from densely.training.single import train
 
 TINY = {"model": "densenet-bc-16-8", "epochs": 2, "limit": 300, "console": Console(quiet=True)}

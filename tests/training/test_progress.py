@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from densely.training.progress import ProgressBar, clock
+from densely.training.progress import ProgressBar
 
 
 def fit(bar: ProgressBar, epochs: int = 2, **options) -> None:
@@ -53,8 +53,3 @@ def test_it_goes_away_after_an_interruption() -> None:
         model.fit(np.zeros((4, 2)), np.zeros((4, 1)), verbose=0, callbacks=[bar, Interrupt()])
     bar.close()
     assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.getvalue()  # the cursor is back
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (86_400, "24:00:00")])
-def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text

@@ -13,7 +13,7 @@ from rich.console import Console
 from densely import data
 from densely.errors import UsageError
 from densely.training.batches import Batches
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 from densely.training.repeats import repeat
 from densely.training.resume.interruption import Interrupted
 from densely.training.single import train

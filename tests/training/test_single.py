@@ -19,7 +19,7 @@ from densely.errors import DataError, DenselyError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run
 from densely.training.batches import Batches
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 

@@ -15,7 +15,7 @@ from densely.cli import app
 from densely.errors import DenselyError
 from densely.prediction import predict
 from densely.runs import Run
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 
 CLASSES = ("large", "red")
 

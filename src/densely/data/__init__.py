@@ -1,4 +1,4 @@
-"""Data in: one module a source, one for splits, one for augmentation. Knows nothing of networks or training.
+"""Data in: a module a source, for splits, for augmentation. Knows nothing of networks or training.
 
 parts = densely.data.load("digits")
 parts, record = densely.data.complete(parts, val_fraction=0.1)
@@ -6,24 +6,23 @@ parts, record = densely.data.complete(parts, val_fraction=0.1)
 
 import os
 from pathlib import Path
-from typing import Any
 
-from densely.data import cifar, digits, folder, small, svhn, table
+from densely.data import folder, table
 from densely.data.augmentation import Augmentation, augment, mix, shift_and_flip
-from densely.data.batches import Preprocessing, batch_rng, epoch_order, mirrored_in_turn
 from densely.data.dataset import Dataset, Parts
 from densely.data.download import Notify, fetch, to_stderr
 from densely.data.images import read_image
+from densely.data.listings import Reading
+from densely.data.order import batch_rng, epoch_order, mirrored_in_turn
+from densely.data.preprocessing import Preprocessing
+from densely.data.rarity import class_weights
+from densely.data.sources import SMALL, SOURCES
 from densely.data.splits import TEST_SEED, SplitRecord, complete, folds, join, limit, stratified
 from densely.data.streaming import Progress
-from densely.data.weights import class_weights
 from densely.errors import UsageError, unknown
 
-NAMES = ("digits", "cifar10", "cifar10-50", "cifar100", "cifar100-50", "cifar100-coarse", "svhn", "svhn-extra")
+NAMES = tuple(SOURCES)
 """The data sets that have a name; any other data set is a folder of images, or a table of labels."""
-
-SMALL = ("cifar10-50", "cifar100-50")
-"""Those whose validation part is for choosing settings only: a final training has its images too (`join`)."""
 
 __all__ = [
     "NAMES",
@@ -41,6 +40,7 @@ __all__ = [
     "default_data_dir",
     "epoch_order",
     "folds",
+    "is_here",
     "join",
     "limit",
     "load",
@@ -90,9 +90,9 @@ def load(
         DenselyError: a file is absent and cannot be downloaded.
     """
     name = os.fspath(name)
-    if name not in NAMES:
+    if name not in SOURCES:
         path = Path(name).expanduser()
-        reading: dict[str, Any] = {
+        reading: Reading = {
             "size": size,
             "channels": channels,
             "progress": progress,
@@ -112,22 +112,20 @@ def load(
         raise UsageError(f"{name} has its own image size and channels: leave size and channels out.")
     if skip_bad:
         raise UsageError(f"{name} has no image files that could be skipped: leave skip_bad out.")
-    if name == "digits":
-        return digits.load()
 
+    source, where = SOURCES[name], default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    if not source.here(where):
+        for file in source.files:
+            fetch(file, where, notify or to_stderr)
+    return source.read(where)
+
+
+def is_here(name: str, data_dir: str | Path | None = None) -> bool:
+    """Whether a data set can be read without downloading anything.
+
+    Args:
+        name: one of `NAMES`; what is called otherwise is never downloaded.
+        data_dir: where its files would be; default `default_data_dir()`.
+    """
     where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    notify = notify or to_stderr
-    if name in ("cifar10", "cifar10-50"):
-        if cifar.find_cifar10(where) is None:
-            fetch("cifar-10-python.tar.gz", where, notify)
-        parts = cifar.load_cifar10(where)
-        return small.first_fifty(parts, name) if name == "cifar10-50" else parts
-    if name in ("cifar100", "cifar100-50", "cifar100-coarse"):
-        if cifar.find_cifar100(where) is None:
-            fetch("cifar-100-python.tar.gz", where, notify)
-        parts = cifar.load_cifar100(where, labels="coarse" if name == "cifar100-coarse" else "fine")
-        return small.first_fifty(parts, name) if name == "cifar100-50" else parts
-    extra = name == "svhn-extra"
-    for file in svhn.files(extra):
-        fetch(file, where, notify)
-    return svhn.load(where, extra)
+    return name not in SOURCES or SOURCES[name].here(where)

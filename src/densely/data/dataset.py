@@ -93,6 +93,11 @@ class Dataset:
             return np.asarray(self.labels == 1)
         return np.asarray(self.labels[:, None] == np.arange(self.classes))
 
+    def names_of(self, i: int) -> tuple[str, ...]:
+        """The names of the labels that image `i` carries: one, or of several labels an image perhaps none."""
+        chosen = np.flatnonzero(self.labels[i]) if self.multi_label else [self.labels[i]]
+        return tuple(self.class_names[c] for c in chosen)
+
     def class_counts(self) -> NDArray[np.int64]:
         """Images per class, int64 (classes,)."""
         if self.multi_label:

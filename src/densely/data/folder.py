@@ -3,31 +3,20 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from densely.data import listings
 from densely.data.dataset import Parts
-from densely.data.download import Notify
 from densely.data.images import EXTENSIONS
-from densely.data.listings import PART_NAMES, Listing, PartName
+from densely.data.listings import PART_NAMES, Listing, PartName, Reading
 from densely.data.paths import Paths
-from densely.data.streaming import Progress
 from densely.data.walking import is_folder
 from densely.errors import DataError, UsageError
 
 
-def load(
-    path: str | Path,
-    size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    cache_dir: str | Path | None = None,
-    progress: Progress | None = None,
-    skip_bad: bool = False,
-    cache: int | None = None,
-    workers: int | None = None,
-    notify: Notify | None = None,
-) -> Parts:
+def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
     """Read a folder of PNG, JPEG, WebP and BMP images.
 
     Below a class folder, further folders are walked; hidden files and files of other kinds are left out. The order is
@@ -35,15 +24,7 @@ def load(
 
     Args:
         path: the folder.
-        size: (height, width) to fit every image to; by default chosen from the images, see `listings.read`.
-        channels: 1, 3 or 4; by default chosen from the images.
-        cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
-        progress: called as (images decoded, images to decode).
-        skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
-        cache: bytes that decoded images may take in memory; if they do not all fit, they are streamed. Default: a
-            third of the free memory; see `listings.read`.
-        workers: processes that decode what is streamed.
-        notify: told that images are streamed; default prints to standard error.
+        **reading: size, channels and cache of the images, and so on, as in `listings.read`.
 
     Raises:
         UsageError: there is no such folder, or size or channels are impossible.
@@ -56,9 +37,7 @@ def load(
     folders = _part_folders(root)
     class_names = _class_names(folders)
     found = {part: _listing(folder, class_names) for part, folder in folders.items()}
-    return listings.read(
-        found, class_names, root.resolve().name, size, channels, cache_dir, progress, skip_bad, cache, workers, notify
-    )
+    return listings.read(found, class_names, root.resolve().name, **reading)
 
 
 def _part_folders(root: Path) -> dict[PartName, Path]:

@@ -10,11 +10,10 @@ import json
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from densely.data.images import image_info, read_image
 from densely.data.paths import Paths, placed
 from densely.data.streaming import Progress, Store, Streamed, default_cache, default_workers, size_in_words
 from densely.errors import DataError, UsageError
+from densely.files import write_cache
 
 PartName = Literal["train", "val", "test"]
 Images = dict[PartName, NDArray[np.uint8]]
@@ -57,10 +57,24 @@ class Listing(NamedTuple):
     places: tuple[str, ...] = ()
 
 
+class Reading(TypedDict, total=False):
+    """How files are read: the arguments of `read`, where their defaults stand too."""
+
+    size: tuple[int, int] | None
+    channels: int | None
+    cache_dir: str | Path | None
+    progress: Progress | None
+    skip_bad: bool
+    cache: int | None
+    workers: int | None
+    notify: Notify | None
+
+
 def read(
     listings: Mapping[PartName, Listing],
     class_names: tuple[str, ...],
     source: str,
+    *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     cache_dir: str | Path | None = None,
@@ -279,15 +293,5 @@ def _read_cache(file: Path, shapes: Mapping[PartName, tuple[int, ...]]) -> _Deco
 
 
 def _write_cache(file: Path, decoded: _Decoded) -> None:
-    # Written aside and renamed, so that no reader meets half a file; a cache that cannot be written is only slower.
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                bad = json.dumps([[part, i, why] for (part, i), why in decoded.bad.items()])
-                np.savez(stream, allow_pickle=False, bad=np.array(bad), **decoded.images)
-            os.replace(aside, file)
-        except BaseException:
-            os.unlink(aside)
-            raise
+    bad = json.dumps([[part, i, why] for (part, i), why in decoded.bad.items()])
+    write_cache(file, lambda stream: np.savez(stream, allow_pickle=False, bad=np.array(bad), **decoded.images))

@@ -203,6 +203,11 @@ def join(parts: Parts) -> Parts:
 def limit(parts: Parts, n: int, seed: int) -> Parts:
     """At most `n` images of each part that the source defines, each class in proportion (before `complete`).
 
+    Args:
+        parts: what the source gave.
+        n: images, at least 1.
+        seed: which ones, as in `stratified`.
+
     Raises:
         UsageError: `n` is below 1.
     """

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 import threading
 import warnings
 from collections import deque
@@ -28,6 +27,8 @@ from numpy.typing import NDArray
 from densely.data.images import read_image
 from densely.data.paths import Paths, placed
 from densely.errors import DataError, DenselyError, UsageError
+from densely.files import write_cache
+from densely.machine import cores
 
 Progress = Callable[[int, int], None]
 """Called as (images done, images to do)."""
@@ -68,8 +69,7 @@ def default_cache() -> int:
 
 def default_workers() -> int:
     """As many processes as this one may use processors, and at most `WORKERS`."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(WORKERS, allowed)
+    return min(WORKERS, cores())
 
 
 def _free_memory() -> int:
@@ -207,17 +207,7 @@ class Store:
             known = dict(json.loads(self._memory.read_text()))
         if name not in known:
             known[name] = find()
-            # Written aside and renamed, so that no reader meets half a file.
-            with contextlib.suppress(OSError):
-                self._memory.parent.mkdir(parents=True, exist_ok=True)
-                handle, aside = tempfile.mkstemp(suffix=".tmp", dir=self._memory.parent)
-                try:
-                    with os.fdopen(handle, "w") as stream:
-                        json.dump(known, stream)
-                    os.replace(aside, self._memory)
-                except BaseException:
-                    os.unlink(aside)
-                    raise
+            write_cache(self._memory, lambda stream: stream.write(json.dumps(known).encode()))
         return known[name]
 
     def _decoded(self, pieces: Iterator[list[int]]) -> Iterator[_Decoded]:

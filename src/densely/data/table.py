@@ -11,17 +11,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densely.data import listings
 from densely.data.dataset import Parts
-from densely.data.download import Notify
-from densely.data.listings import PART_NAMES, Listing, PartName
+from densely.data.listings import PART_NAMES, Listing, PartName, Reading
 from densely.data.paths import Paths
-from densely.data.streaming import Progress
 from densely.errors import DataError, UsageError, reason
 
 EXTENSIONS = (".csv", ".tsv")
@@ -30,17 +28,7 @@ FILE_COLUMNS = ("file", "filename", "image", "path")
 SEPARATORS = (",", ";", "\t")
 
 
-def load(
-    path: str | Path,
-    size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    cache_dir: str | Path | None = None,
-    progress: Progress | None = None,
-    skip_bad: bool = False,
-    cache: int | None = None,
-    workers: int | None = None,
-    notify: Notify | None = None,
-) -> Parts:
+def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
     """Read a table of labels and the images that it names.
 
     The file is UTF-8, separated by commas, semicolons or tabs, and its first line names the columns, in small letters
@@ -57,15 +45,7 @@ def load(
 
     Args:
         path: the table; where it is a link, files are looked for beside what it leads to.
-        size: (height, width) to fit every image to; by default chosen from the images, see `listings.read`.
-        channels: 1, 3 or 4; by default chosen from the images.
-        cache_dir: where decoded pixels are kept; default `$DENSELY_CACHE`, else `~/.cache/densely`.
-        progress: called as (images decoded, images to decode).
-        skip_bad: leave out images that cannot be read; `Parts.skipped` tells each of them.
-        cache: bytes that decoded images may take in memory; if they do not all fit, they are streamed. Default: a
-            third of the free memory; see `listings.read`.
-        workers: processes that decode what is streamed.
-        notify: told that images are streamed; default prints to standard error.
+        **reading: size, channels and cache of the images, and so on, as in `listings.read`.
 
     Returns:
         Parts with labels int64 (n,), or uint8 (n, classes) where an image can have several.
@@ -91,9 +71,7 @@ def load(
     if "train" not in found:
         raise DataError(f"{table} has no images to train on: give some the part train.")
     _check_classes(table, class_names, found["train"].labels)
-    return listings.read(
-        found, class_names, table.name, size, channels, cache_dir, progress, skip_bad, cache, workers, notify
-    )
+    return listings.read(found, class_names, table.name, **reading)
 
 
 class Row(NamedTuple):

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from densely.console import tell
+
 #: At most so many classes and confusions are shown; `--json` has them all.
 CLASSES, CONFUSIONS = 20, 5
 
@@ -33,7 +35,7 @@ def show(scores: Mapping[str, Any], console: Console) -> None:
     if found:
         console.print(f"{title}:")
     for count, what in found[:CONFUSIONS]:
-        console.print(f"  {what}: {count:,}", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"  {what}: {count:,}")
 
 
 def mistakes(scores: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -9,28 +9,26 @@ batch normalisations folded (`folding`). safetensors holds the weights as they w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from densely import data, runs
+from densely import data
 from densely.data import Dataset, Parts
 from densely.errors import DataError, DenselyError, UsageError, reason
 from densely.export import card
 from densely.export.checking import TOLERANCE, Answers, Checked, accuracy, answers
 from densely.export.description import Description, describe
 from densely.export.folding import fold
+from densely.export.formats import FORMATS, Format
+from densely.files import write_whole
 from densely.model_file import Header, ModelFile
 from densely.model_file import write as write_model_file
 from densely.runs import Run, Weights
-
-Format = Literal["onnx", "keras", "torch", "safetensors"]
-
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "keras": ".keras", "torch": ".pt2", "safetensors": ".safetensors"}
 
 IMAGES = 1000
 """Of the test part, that an export is compared on."""
@@ -92,7 +90,7 @@ def export(
     _check(format, batch, quantize, with_preprocessing, images)
     folder = Path(out) if out is not None else default_folder(trained, format, quantize)
     name = "model-int8" if quantize else "model"
-    path = folder / (name + ENDINGS[format])
+    path = folder / (name + FORMATS[format].ending)
     card.check_place(folder)
     preprocessing, model = trained.preprocessing, trained.model(weights)
     description = describe(trained, with_preprocessing, batch=batch, numbers=quantize or "float32")
@@ -131,7 +129,7 @@ def export(
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_whole(path, write)
+        write_whole(path, write)
     except BaseException as error:
         if made:
             with contextlib.suppress(OSError):
@@ -161,8 +159,8 @@ def default_folder(trained: Run | ModelFile, format: Format, quantize: str | Non
 
 
 def _check(format: str, batch: int | str, quantize: str | None, with_preprocessing: bool, images: int | None) -> None:
-    if format not in get_args(Format):
-        raise UsageError(f"--format must be one of {', '.join(get_args(Format))}, not {format!r}.")
+    if format not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}, not {format!r}.")
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise UsageError(f"--batch must be dynamic, or a number from 1, not {batch!r}.")
     if quantize not in (None, "int8"):
@@ -181,7 +179,7 @@ def _check(format: str, batch: int | str, quantize: str | None, with_preprocessi
 
 def _parts(trained: Run | ModelFile, data_dir: str | Path | None, needed: bool) -> tuple[Parts | None, str]:
     """The run's own images, or why they cannot be had."""
-    from densely.training.preparation import parts_of
+    from densely.training.parts import parts_of
 
     try:
         if isinstance(trained, ModelFile):
@@ -240,18 +238,8 @@ def _write(
         return
     preprocessing = trained.preprocessing if description.with_preprocessing else None
     folded = fold(model, trained.network, trained.inputs.input_shape, preprocessing)
-    if format == "keras":
-        from densely.export import keras_file
-
-        keras_file.write(folded, description, path)
-    elif format == "torch":
-        from densely.export import program
-
-        program.write(folded, description, path)
-    elif calibration is None:
-        from densely.export import onnx
-
-        onnx.write(folded, description, path)
+    if calibration is None:
+        _module(format).write(folded, description, path)
     else:
         from densely.export import int8
 
@@ -263,11 +251,10 @@ def _reopened(format: Format, trained: Run | ModelFile, path: Path) -> Answers:
     if format == "safetensors":
         model = ModelFile.open(path).model()
         return lambda some: np.asarray(model.predict_on_batch(some))
-    from densely.export import keras_file, onnx, program
+    opened: Answers = _module(format).reopened(path)
+    return opened
 
-    openers: dict[Format, Callable[[Path], Answers]] = {
-        "onnx": onnx.reopened,
-        "keras": keras_file.reopened,
-        "torch": program.reopened,
-    }
-    return openers[format](path)
+
+def _module(format: Format) -> Any:
+    """Who writes and opens a format: loaded when it is wanted, with the libraries that it needs."""
+    return import_module(f"densely.export.{FORMATS[format].module}")

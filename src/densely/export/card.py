@@ -17,16 +17,16 @@ from densely.evaluation.scorecard import percent
 from densely.export import usage
 from densely.export.checking import Checked
 from densely.export.description import Description
+from densely.export.formats import FORMATS, Format
+from densely.files import write_whole
 from densely.model_file import ModelFile
-from densely.runs import Run, Weights, write_whole
+from densely.runs import Run, Weights
 from densely.version import __version__
 
 FILE = "README.md"
 MARK = "Written by densely export: the next one writes it anew."
 SHOWN = 20
 """Class names, at most."""
-
-_LIBRARIES = {"onnx": "onnx", "keras": "keras", "torch": "pytorch", "safetensors": "keras"}
 
 
 def check_place(folder: Path) -> None:
@@ -59,7 +59,7 @@ def origin(trained: Run | ModelFile, weights: Weights = "final") -> str:
 def write(
     path: Path,
     trained: Run | ModelFile,
-    format: str,
+    format: Format,
     name: str,
     file: Path,
     description: Description,
@@ -87,7 +87,7 @@ def write(
     part, scores = _scores(run) if weights == "final" else ("test", None)
     names = trained.inputs.class_names
     text = environment.get_template("card.md.j2").render(
-        library=_LIBRARIES[format],
+        library=FORMATS[format].library,
         dataset=run.config.data if run is not None and run.config.data in data.NAMES else None,
         data=None if run is None else run.config.data_name,
         name=trained.name,

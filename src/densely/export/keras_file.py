@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.export.checking import Answers
 from densely.export.description import FILE, Description
 from densely.export.folding import Folded
 
@@ -24,7 +24,7 @@ def write(folded: Folded, description: Description, path: Path) -> None:
         file.writestr(FILE, description.model_dump_json())
 
 
-def reopened(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+def reopened(path: Path) -> Answers:
     """A `.keras` file in Keras: from images to probabilities."""
     import keras
 

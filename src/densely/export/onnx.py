@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densely.errors import UsageError
+from densely.export.checking import Answers
 from densely.export.description import Description
 from densely.export.folding import Folded
 from densely.model_file import KEY
@@ -42,10 +43,9 @@ def write(folded: Folded, description: Description, path: Path) -> None:
     """Write a network as ONNX: input `image`, outputs `probabilities` and `activation_maps`, description inside."""
     import torch
 
-    from densely.export.plain_torch import PlainDenseNet, example
+    from densely.export.plain_torch import PlainDenseNet, example, shapes
 
     network = PlainDenseNet(folded, maps=True)
-    free = {0: torch.export.Dim("batch")} if description.batch == "dynamic" else None
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of PyTorch's about itself
         program: Any = torch.onnx.export(
@@ -55,7 +55,7 @@ def write(folded: Folded, description: Description, path: Path) -> None:
             verbose=False,
             input_names=["image"],
             output_names=[PROBABILITIES, MAPS],
-            dynamic_shapes=None if free is None else {"image": free},
+            dynamic_shapes=shapes(description.batch),
         )
     model = program.model
     for part in (model.graph, *model.graph, *model.graph.inputs, *model.graph.outputs):
@@ -67,7 +67,7 @@ def write(folded: Folded, description: Description, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def reopened(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+def reopened(path: Path) -> Answers:
     """An ONNX file in ONNX Runtime: from images to probabilities."""
     import onnxruntime
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ def example(folded: Folded, batch: int | str) -> Tensor:
     """Images such as a network takes, for tracing; of a free batch two, because PyTorch takes one for a constant."""
     kind = torch.float32 if folded.prepare is None else torch.uint8
     return torch.zeros((2 if isinstance(batch, str) else batch, *folded.input_shape), dtype=kind)
+
+
+def shapes(batch: int | str) -> dict[str, Any] | None:
+    """What of the shape of `image` is left open when a network is traced: of a free batch the number of images."""
+    return {"image": {0: torch.export.Dim("batch")}} if isinstance(batch, str) else None
 
 
 def _chain(steps: Sequence[Step]) -> nn.Module:

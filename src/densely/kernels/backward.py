@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from densely.kernels.engine import Convolution, Engine, Maps, Place, Returned, Sums
+from densely.kernels.engine import Convolution, Engine, Maps, Place, Returned, Sums, returned_through
 from densely.kernels.forward import Kept
-from densely.kernels.normalisation import Normalisation, from_statistics, normalisation, sent_back
+from densely.kernels.normalisation import Normalisation, from_statistics, normalisation
 from densely.kernels.plan import LayerParameters, Plan
 
 Gradients = list[torch.Tensor | None]
@@ -89,10 +89,7 @@ class Backward:
         y, d = Maps(kept.bottleneck, 0, plan.bottleneck), Maps(self.inner, 0, plan.bottleneck)
         second = self.engine.spatial_backward(y, norm2, conv2, self._new_maps(index), Place(None, d))
         # From d through the second BN and the 1×1 kernel to G.
-        returned = Returned(y, d, scale=norm2.scale)
-        if norm2.by_batch:
-            c, e = sent_back(norm2, second.beta, second.gamma, plan.pixels, plan.replicas)
-            returned = returned._replace(c=c, e=e, mean=norm2.mean)
+        returned = returned_through(plan, norm2, y, d, second)
         x, norm1, place = self._before(index)
         conv1 = Convolution(layer.kernel1, layer.bias1, kept.mask1)
         first = self.engine.pointwise_backward(x, norm1, conv1, returned, place)

@@ -27,13 +27,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from densely.kernels import native
 from densely.kernels.backward import Backward
-from densely.kernels.choice import chosen
-from densely.kernels.engine import Engine
+from densely.kernels.choice import block_engine, chosen
 from densely.kernels.forward import Forward, Kept
-from densely.kernels.operators.block import OperatorEngine
-from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, Seed, make_plan
+from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, Seed, in_autocast, make_plan
 from densely.kernels.replicas import Replicas
 
 
@@ -81,8 +78,7 @@ def dense_block(
     if x.is_meta:  # shapes only, as Keras asks for when it builds a model
         plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, None, "operators")
         return x.new_empty((plan.images, *plan.size, plan.width))
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(device))
+    x = in_autocast(x)
     plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, seed, chosen(x), replicas)
     parameters = [tensor for layer in layers for tensor in layer]
     with torch.autocast(device, enabled=False):
@@ -91,14 +87,14 @@ def dense_block(
             return output
         with torch.no_grad():
             if plan.asked:
-                return _engine(plan).inference(x, layers)
-            return Forward(plan, _engine(plan), layers, keep=False).run(x)
+                return block_engine(plan).inference(x, layers)
+            return Forward(plan, block_engine(plan), layers, keep=False).run(x)
 
 
 class _DenseBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, plan: Plan, *parameters: torch.Tensor | None) -> torch.Tensor:
-        forward = Forward(plan, _engine(plan), _layers(parameters), keep=True)
+        forward = Forward(plan, block_engine(plan), _layers(parameters), keep=True)
         output = forward.run(x)
         kept = [tensor for layer in forward.kept for tensor in layer]
         # Through save_for_backward, and where the maps are the output, that: as a plain attribute it would make a
@@ -118,17 +114,9 @@ class _DenseBlock(torch.autograd.Function):
         wanted = [ctx.needs_input_grad[0], *map(any, _groups(ctx.needs_input_grad[2:], fields))]
         with torch.autocast(plan.device.type, enabled=False):
             left = [Kept(*k) for k in _groups(kept, len(Kept._fields))]
-            backward = Backward(plan, _engine(plan), _layers(parameters), buffer, mean, rstd, left)
+            backward = Backward(plan, block_engine(plan), _layers(parameters), buffer, mean, rstd, left)
             x_gradient, gradients = backward.run(gradient, wanted)
         return x_gradient, None, *(g for layer in gradients for g in layer)
-
-
-def _engine(plan: Plan) -> Engine:
-    if plan.engine == "triton":
-        from densely.kernels.triton.block import TritonEngine
-
-        return TritonEngine(plan)
-    return native.NativeEngine(plan) if plan.engine == "native" else OperatorEngine(plan)
 
 
 def _groups(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""What a dense block's passes ask of an engine: the work on all pixels.
+"""What the passes of a dense block, and of a transition, ask of an engine: the work on all pixels.
 
 `operators` does it with PyTorch's public operators, on any device and in any dtype; `native` with loops compiled for
 this processor, in float32 and bfloat16; `triton` with kernels for GPUs, in the same. `forward.py` and `backward.py`
@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from densely.kernels.normalisation import Normalisation
-from densely.kernels.plan import LayerParameters
+from densely.kernels.normalisation import Normalisation, sent_back
+from densely.kernels.plan import Call, LayerParameters
 
 Statistics = tuple[torch.Tensor, torch.Tensor]
 """Mean and biased variance, (C,) each, in the dtype of sums."""
@@ -78,6 +78,15 @@ class Sums(NamedTuple):
     """(out,) if there is a bias."""
 
 
+def returned_through(call: Call, norm: Normalisation, maps: Maps, d: Maps, sums: Sums) -> Returned:
+    """The gradient of maps that one normalisation alone reads, from d, at its output, and the sums that it got."""
+    returned = Returned(maps, d, scale=norm.scale)
+    if norm.by_batch:
+        c, e = sent_back(norm, sums.beta, sums.gamma, call.pixels, call.replicas)
+        returned = returned._replace(c=c, e=e, mean=norm.mean)
+    return returned
+
+
 class Engine(Protocol):
     """The passes over all M pixels of a block. `x` are an operation's inputs, the first channels of some maps."""
 
@@ -131,4 +140,25 @@ class Engine(Protocol):
 
     def complete(self, returned: Returned, out: torch.Tensor) -> None:
         """out = ∂y, (M, C) contiguous, in the maps' dtype."""
+        ...
+
+
+class TransitionEngine(Protocol):
+    """The two passes of a transition, each by an engine of its own.
+
+    All are made of x, (N, H, W, C), contiguous; the plan; and the convolution, without a mask.
+    """
+
+    def statistics(self) -> Statistics:
+        """Of x."""
+        ...
+
+    def forward(self, norm: Normalisation) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Output (N, ⌊H/2⌋, ⌊W/2⌋, out) and dropout's mask, as the engine draws it."""
+        ...
+
+    def backward(
+        self, gradient: torch.Tensor, norm: Normalisation, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Sums]:
+        """The gradient of x, (N, H, W, C), from that of the output, contiguous; and what the parameters get."""
         ...

@@ -19,6 +19,11 @@ class Normalisation(NamedTuple):
     """Whether mean and rstd are those of the very rows that are normalised."""
 
     @property
+    def numbers(self) -> tuple[torch.Tensor, ...]:
+        """γ, β, mean and rstd, as compiled kernels take them."""
+        return self[:4]
+
+    @property
     def scale(self) -> torch.Tensor:
         """s = γ·rstd."""
         return self.gamma * self.rstd

@@ -1,17 +1,18 @@
-"""What a dense block's passes need to know: shapes, dtypes, options, and how to cut the pixels into chunks."""
+"""What the passes of a dense block, and of a transition, need to know: shapes, dtypes, options, chunks of pixels."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from densely.kernels import dropout
-from densely.kernels.choice import EngineName
 from densely.kernels.memory import Scratch, empty
 from densely.kernels.replicas import Replicas
+
+EngineName = Literal["operators", "native", "triton"]
 
 Seed = int | torch.Generator | torch.Tensor | None
 """Of dropout, see `dense_block`."""
@@ -66,36 +67,62 @@ class RunningStatistics(NamedTuple):
     """The same for the second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything about one call but the tensors to differentiate."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Everything about one call but the tensors to differentiate, as far as a block and a transition have it alike."""
 
     images: int
     size: tuple[int, int]
-    start: int
-    """C0."""
-    growth: int
-    """k."""
-    bottleneck: int
-    """b, or 0 for plain layers."""
+    """(H, W)."""
     dtype: torch.dtype
     """Of maps and products."""
     sums: torch.dtype
     """Of statistics and gradients: float32, or float64 for float64 maps."""
     device: torch.device
-    statistics: tuple[RunningStatistics, ...]
     training: bool
     momentum: float
     epsilon: float
     rate: float
     """Of dropout; 0 when it is off."""
     generator: torch.Generator | None
+    seed: torch.Tensor | None
+    """Of dropout, on the device, in place of a generator; Triton's kernels alone have one."""
     engine: EngineName
     """Who does it."""
-    replicas: Replicas | None = None
+    replicas: Replicas | None
     """The processes whose images are normalised together; None for this one's alone."""
-    seed: torch.Tensor | None = None
-    """Of dropout, on the device, in place of a generator; Triton's kernels alone have one."""
+
+    @property
+    def pixels(self) -> int:
+        """M = N·H·W."""
+        return self.images * math.prod(self.size)
+
+    @property
+    def factor(self) -> float:
+        """What dropout multiplies the elements by that it keeps."""
+        return dropout.scale(self.rate)
+
+    def chunk_rows(self, channels: int) -> int:
+        """How many rows of so many channels a chunk may have, at least one."""
+        budget = _CPU_CHUNK if self.device.type == "cpu" else _OTHER_CHUNK
+        return max(1, budget // (channels * self.sums.itemsize))
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """An uninitialised tensor on the maps' device, in their dtype unless told."""
+        return empty(shape, dtype or self.dtype, self.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Call):
+    """One call of a dense block."""
+
+    start: int
+    """C0."""
+    growth: int
+    """k."""
+    bottleneck: int
+    """b, or 0 for plain layers."""
+    statistics: tuple[RunningStatistics, ...]
 
     @property
     def depth(self) -> int:
@@ -103,9 +130,14 @@ class Plan:
         return len(self.statistics)
 
     @property
-    def pixels(self) -> int:
-        """M = N·H·W."""
-        return self.images * math.prod(self.size)
+    def masks(self) -> int:
+        """How many of dropout's masks there are in all."""
+        return self.depth * (2 if self.bottleneck else 1)
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Counts of channels that all slices of the maps begin and end at sums of."""
+        return self.start, self.growth
 
     @property
     def width(self) -> int:
@@ -115,11 +147,6 @@ class Plan:
     def channels(self, layer: int) -> int:
         """Channels that come into a layer."""
         return self.start + layer * self.growth
-
-    @property
-    def factor(self) -> float:
-        """What dropout multiplies the elements by that it keeps."""
-        return dropout.scale(self.rate)
 
     def by_batch(self, layer: int, which: int) -> bool:
         """Whether a layer's first or second BN normalises by the batch."""
@@ -141,12 +168,12 @@ class Plan:
 
     def row_step(self, channels: int) -> int:
         """Rows of a chunk, 64 or a multiple, for work that does not look at a pixel's neighbours."""
-        return min(self.pixels, max(64, self._rows(channels) // 64 * 64))
+        return min(self.pixels, max(64, self.chunk_rows(channels) // 64 * 64))
 
     def image_step(self, channels: int) -> int:
         """Rows of a chunk that holds whole images, at least one."""
         pixels = math.prod(self.size)
-        return pixels * min(self.images, max(1, self._rows(channels) // pixels))
+        return pixels * min(self.images, max(1, self.chunk_rows(channels) // pixels))
 
     def spatial_step(self, channels: int) -> int:
         """Rows of a chunk of whole images for a 3×3 convolution of so many channels to k."""
@@ -179,35 +206,26 @@ class Plan:
                     most = max(most, self.image_step(channels) * channels)
         return most
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
-        """An uninitialised tensor on the block's device, in the maps' dtype unless told."""
-        return empty(shape, dtype or self.dtype, self.device)
 
-    def _rows(self, channels: int) -> int:
-        return chunk_rows(channels, self.sums, self.device)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionPlan(Call):
+    """One call of a transition."""
 
-
-class TransitionOptions(NamedTuple):
-    """Everything about one call of a transition but the tensors to differentiate."""
-
+    channels: int
+    """C."""
+    filters: int
+    """Channels that go out."""
     statistics: RunningStatistics
-    training: bool
-    momentum: float
-    epsilon: float
-    rate: float
-    """Of dropout; 0 when it is off."""
-    generator: torch.Generator | None
-    engine: EngineName
-    """Who does it."""
-    replicas: Replicas | None = None
-    """As in `Plan`."""
-    seed: torch.Tensor | None = None
-    """As in `Plan`."""
 
     @property
-    def factor(self) -> float:
-        """What dropout multiplies the elements by that it keeps."""
-        return dropout.scale(self.rate)
+    def masks(self) -> int:
+        """How many of dropout's masks there are in all."""
+        return 1
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Counts of channels that all slices of the maps begin and end at sums of."""
+        return self.channels, self.filters
 
     @property
     def by_batch(self) -> bool:
@@ -215,10 +233,12 @@ class TransitionOptions(NamedTuple):
         return self.training and not self.statistics.frozen1
 
 
-def chunk_rows(channels: int, sums: torch.dtype, device: torch.device) -> int:
-    """How many rows of so many channels a chunk may have, at least one."""
-    budget = _CPU_CHUNK if device.type == "cpu" else _OTHER_CHUNK
-    return max(1, budget // (channels * sums.itemsize))
+def in_autocast(x: torch.Tensor) -> torch.Tensor:
+    """Maps in the dtype that they are computed in: autocast's where it is on, as of a convolution."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 def dropout_source(
@@ -257,34 +277,71 @@ def make_plan(
         raise ValueError(
             f"A dense block needs statistics for each of its layers, ≥ 1: {len(layers)}, {len(statistics)}."
         )
-    if not 0.0 <= rate < 1.0:
-        raise ValueError(f"The dropout rate must be at least 0 and below 1, not {rate}.")
+    shared = _shared(x, training, momentum, epsilon, rate, seed, engine, replicas)
     growth = (layers[0].kernel1 if layers[0].kernel2 is None else layers[0].kernel2).shape[-1]
     bottleneck = 0 if layers[0].kernel2 is None else layers[0].kernel1.shape[-1]
     start = x.shape[3]
     for index, (layer, running) in enumerate(zip(layers, statistics, strict=True)):
         _check_layer(index, layer, running, start + index * growth, growth, bottleneck)
+    return Plan(**shared, start=start, growth=growth, bottleneck=bottleneck, statistics=tuple(statistics))
+
+
+def make_transition_plan(
+    x: torch.Tensor,
+    layer: LayerParameters,
+    statistics: RunningStatistics,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+    rate: float,
+    seed: Seed,
+    engine: EngineName,
+    replicas: Replicas | None = None,
+) -> TransitionPlan:
+    """Checks what `transition` was given, and puts it in order.
+
+    Raises:
+        ValueError: says what does not fit.
+    """
+    channels = x.shape[-1]
+    if x.ndim != 4 or min(x.shape[1:3]) < 2 or x.numel() == 0:
+        raise ValueError(f"A transition takes images (N, H, W, C) of at least 2 by 2 pixels, not {tuple(x.shape)}.")
+    if layer.kernel1.shape[:3] != (1, 1, channels) or layer.kernel2 is not None:
+        raise ValueError(f"A transition of {channels} channels has one 1×1 kernel, not {tuple(layer.kernel1.shape)}.")
+    shared = _shared(x, training, momentum, epsilon, rate, seed, engine, replicas)
+    return TransitionPlan(**shared, channels=channels, filters=layer.kernel1.shape[3], statistics=statistics)
+
+
+def _shared(
+    x: torch.Tensor,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+    rate: float,
+    seed: Seed,
+    engine: EngineName,
+    replicas: Replicas | None,
+) -> dict[str, Any]:
+    """The fields of `Call`."""
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"The dropout rate must be at least 0 and below 1, not {rate}.")
     active = training and rate > 0.0
     generator, on_device = dropout_source(seed, x.device, engine) if active else (None, None)
-    return Plan(
-        images=x.shape[0],
-        size=(x.shape[1], x.shape[2]),
-        start=start,
-        growth=growth,
-        bottleneck=bottleneck,
-        dtype=x.dtype,
-        sums=torch.float64 if x.dtype == torch.float64 else torch.float32,
-        device=x.device,
-        statistics=tuple(statistics),
-        training=training,
-        momentum=momentum,
-        epsilon=epsilon,
-        rate=rate if active else 0.0,
-        generator=generator,
-        engine=engine,
-        replicas=replicas,
-        seed=on_device,
-    )
+    return {
+        "images": x.shape[0],
+        "size": (x.shape[1], x.shape[2]),
+        "dtype": x.dtype,
+        "sums": torch.float64 if x.dtype == torch.float64 else torch.float32,
+        "device": x.device,
+        "training": training,
+        "momentum": momentum,
+        "epsilon": epsilon,
+        "rate": rate if active else 0.0,
+        "generator": generator,
+        "seed": on_device,
+        "engine": engine,
+        "replicas": replicas,
+    }
 
 
 def _check_layer(

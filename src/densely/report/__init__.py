@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densely.runs import sweep, write_whole
+from densely.files import remove_asides, write_whole
 
 if TYPE_CHECKING:
     from densely.data import Parts
@@ -41,7 +41,7 @@ def write(run: Run, parts: Parts | None = None, *, data_dir: str | Path | None =
     folder = run.folder / "figures" if out is None else out.with_name(f"{out.stem}-figures")
     for name, one in drawn.items():
         figures.write(one, folder, name)
-    sweep(folder)
+    remove_asides(folder)
     text = page.page(findings, drawn)
     write_whole(target, lambda aside: aside.write_text(text, encoding="utf-8"))
     return target

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from densely import cost, runs
+from densely.console import clock
 from densely.errors import DataError, UsageError
+from densely.files import write_whole
 from densely.report import figures, page
-from densely.runs import Run, write_whole
-from densely.training.progress import clock
+from densely.runs import Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,6 +101,10 @@ def differences(opened: Sequence[Run], names: Sequence[str]) -> list[Difference]
     """Every pair of runs that were scored on the same images, by the exact McNemar test.
 
     Runs of several labels an image, and runs of versions that kept no predictions, are left out.
+
+    Args:
+        opened: finished runs.
+        names: what each is called.
     """
     from scipy.stats import binomtest
 
@@ -122,9 +127,7 @@ def differences(opened: Sequence[Run], names: Sequence[str]) -> list[Difference]
 
 def settings(opened: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """What the runs' configs differ in: the setting's name, and each run's value."""
-    from densely.training.resume.claim import flat
-
-    configs = [flat(run.config.model_dump()) for run in opened]
+    configs = [runs.flat(run.config.model_dump()) for run in opened]
     return [
         (key, ["" if config.get(key) is None else str(config.get(key)) for config in configs])
         for key in dict.fromkeys(key for config in configs for key in config)

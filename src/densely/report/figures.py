@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from densely import cost
 from densely.errors import DataError
-from densely.runs import write_whole
+from densely.files import write_whole
 
 if TYPE_CHECKING:
     from densely.report.gathering import Findings
@@ -87,7 +87,7 @@ def accuracy(run: Run) -> Figure:
 @styled
 def learning_rate(run: Run) -> Figure:
     """The learning rate at the end of each epoch."""
-    figure, axes = _axes(4.6, 1.7)
+    figure, axes = one_axes(4.6, 1.7)
     history = run.history
     epochs = [row["epoch"] for row in history]
     axes.plot(epochs, [row["learning_rate"] for row in history], color=INK, marker=_marker(len(epochs)))
@@ -99,7 +99,7 @@ def learning_rate(run: Run) -> Figure:
 @styled
 def overlaid(opened: Sequence[Run], names: Sequence[str], key: str, label: str, scale: float) -> Figure:
     """One column of `history.csv` of several runs, a curve each."""
-    figure, axes = _axes(5.0, 3.2)
+    figure, axes = one_axes(5.0, 3.2)
     epochs: list[float] = []
     for number, (run, name) in enumerate(zip(opened, names, strict=True)):
         colour, line = SEVERAL[number % len(SEVERAL)], "-" if number < len(SEVERAL) else "--"
@@ -124,7 +124,7 @@ def confusion(findings: Findings) -> Figure:
     counts = counts[np.ix_(order, order)]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.42 * classes + 1.6, 3.6, 7.5)) if classes <= NUMBERED else 15.0
-    figure, axes = _axes(side, side)
+    figure, axes = one_axes(side, side)
     # Faint values must still be seen: most of a large matrix is nearly nothing.
     cells = np.zeros((*share.shape, 4))
     cells[..., :3] = np.array([61, 126, 219]) / 255
@@ -171,7 +171,7 @@ def per_class(findings: Findings) -> Figure:
     score = "average_precision" if findings.held_out.multi_label else "recall"
     rows = {n: row for n, row in findings.scores["per_class"].items() if row[score] is not None}
     worst = sorted(rows, key=lambda n: (rows[n][score], n))[:BARS]
-    figure, axes = _axes(4.6, 0.75 + 0.23 * max(1, len(worst)))
+    figure, axes = one_axes(4.6, 0.75 + 0.23 * max(1, len(worst)))
     values = [100 * rows[name][score] for name in worst]
     axes.barh(range(len(worst)), values, color=MARK, height=0.7)
     for y, value in enumerate(values):
@@ -190,8 +190,8 @@ def reliability(findings: Findings) -> Figure:
     """Confidence against accuracy; how many answers there are of each confidence below."""
     figure = Figure(figsize=(4.6, 4.4))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    _plain(above)
-    _plain(below)
+    ruled(above)
+    ruled(below)
     above.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=":", label="as it should be")
     groups = [("as trained", findings.scores["reliability"], BEFORE)]
     if findings.reliability_after is not None:
@@ -221,7 +221,7 @@ def balance(findings: Findings) -> Figure:
     cut = len(order) > BARS
     names = findings.run.inputs.class_names
     shown = [*order[: BARS // 2], *order[-(BARS - BARS // 2) :]] if cut else list(order)
-    figure, axes = _axes(4.6, 0.75 + 0.23 * len(shown))
+    figure, axes = one_axes(4.6, 0.75 + 0.23 * len(shown))
     left = np.zeros(len(shown))
     colours = {"train": TRAIN, "val": VALIDATE, "test": AFTER}
     for name, values in counts.items():
@@ -260,7 +260,7 @@ def network(run: Run) -> Figure:
             words, colour = stems[spec.stem], LINE
         size = f"{spec.classes} classes" if stage.name == "classifier" else f"{h}×{w}×{c}"
         boxes.append((stage.name.replace("_", " "), size, words, colour))
-    figure, axes = _axes(4.6, 0.56 * len(boxes) + 0.1)
+    figure, axes = one_axes(4.6, 0.56 * len(boxes) + 0.1)
     axes.set_axis_off()
     axes.set(xlim=(0, 10), ylim=(len(boxes), -0.05))
     for i, (name, size, words, colour) in enumerate(boxes):
@@ -282,7 +282,7 @@ def network(run: Run) -> Figure:
 def reuse(values: NDArray[np.float64], number: int, last: bool) -> Figure:
     """What the readers of a dense block (across) read of each source (down): mean absolute weight."""
     readers = len(values)
-    figure, axes = _axes(2.9, 2.9)
+    figure, axes = one_axes(2.9, 2.9)
     top = float(np.nanmax(values)) or 1.0
     colours = np.zeros((*values.shape, 4))
     known = ~np.isnan(values)
@@ -385,7 +385,7 @@ def _style(**more: Any) -> AbstractContextManager[None]:
 
 
 def _curves(run: Run, name: str, label: str, scale: float) -> Figure:
-    figure, axes = _axes(4.6, 2.9)
+    figure, axes = one_axes(4.6, 2.9)
     history = run.history
     epochs = [row["epoch"] for row in history]
     for key, colour, words in ((name, TRAIN, "training"), (f"val_{name}", VALIDATE, run.config.watched)):
@@ -403,12 +403,14 @@ def _curves(run: Run, name: str, label: str, scale: float) -> Figure:
     return figure
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def one_axes(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of so many inches with one pair of axes."""
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots()
 
 
-def _plain(axes: Any) -> None:
+def ruled(axes: Any) -> None:
+    """Faint lines across, behind everything."""
     axes.grid(axis="y", lw=0.6)
     axes.set_axisbelow(True)
 

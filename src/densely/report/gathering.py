@@ -18,7 +18,7 @@ from densely.explain import Seen, features, look
 from densely.layers import DenseBlock
 from densely.report import suspects
 from densely.runs import Run, reading
-from densely.training.preparation import parts_of
+from densely.training.parts import parts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,7 @@ class Findings:
         twin_count: how many such pairs there are in all.
         reuse: of each dense block, `(sources, readers)` mean absolute weights, NaN where a reader comes before.
         parameters: trainable ones.
+        history: one row an epoch, as in `history.csv`.
     """
 
     run: Run
@@ -182,7 +183,7 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
             shown(
                 pair.held_out,
                 None,
-                f"like training image {pair.train} ({', '.join(_names(parts.train, pair.train)) or 'no label'})",
+                f"like training image {pair.train} ({', '.join(parts.train.names_of(pair.train)) or 'no label'})",
                 parts.train.images[pair.train],
             )
             for pair in pairs
@@ -290,7 +291,7 @@ def _shown(
     return Shown(
         index=i,
         image=held_out.images[i],
-        truth=_names(held_out, i),
+        truth=held_out.names_of(i),
         guess=guess,
         top=tuple((names[c], float(p[i, c])) for c in likeliest[:5]),
         of=names[of],
@@ -299,12 +300,6 @@ def _shown(
         note=note,
         beside=beside,
     )
-
-
-def _names(dataset: Dataset, i: int) -> tuple[str, ...]:
-    label = dataset.labels[i]
-    chosen = np.flatnonzero(label) if dataset.multi_label else [label]
-    return tuple(dataset.class_names[c] for c in chosen)
 
 
 def _chance(train: Dataset, held_out: Dataset) -> float:

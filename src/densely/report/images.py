@@ -1,9 +1,5 @@
 """Images inside a page: as data addresses, so that the page needs no other file."""
 
-import base64
-import io
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,21 +21,14 @@ def address(image: NDArray[np.uint8]) -> str:
     height, width = image.shape[:2]
     shown = pictures.seen(image)
     if is_small(image):
-        return _encoded(shown, "PNG", optimize=True)
+        return pictures.data_url(shown, "PNG", optimize=True)
     if max(height, width) > SIDE:
         scale = SIDE / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         shown = shown.resize(size, Image.Resampling.LANCZOS)
-    return _encoded(shown, "JPEG", quality=85)
+    return pictures.data_url(shown, "JPEG", quality=85)
 
 
 def heat(values: NDArray[np.float32]) -> str:
     """A class activation map as a small transparent picture that the page lays over its image, smoothly enlarged."""
-    return _encoded(Image.fromarray(overlay(values)), "PNG", optimize=True)
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> str:
-    with io.BytesIO() as file:
-        image.save(file, kind, **options)
-        data = base64.b64encode(file.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{data}"
+    return pictures.data_url(Image.fromarray(overlay(values)), "PNG", optimize=True)

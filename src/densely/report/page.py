@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from densely import data, runs, show
+from densely.console import clock
 from densely.data import Dataset
 from densely.evaluation import scorecard
 from densely.evaluation.scorecard import percent
@@ -20,7 +21,6 @@ from densely.report import figures, images
 from densely.report.gathering import EXAMPLES, Findings, Shown
 from densely.report.suspects import thumbnail_shape
 from densely.runs import Run
-from densely.training.progress import clock
 from densely.version import __version__
 
 GRID, VARIANTS = 160, 7

@@ -83,6 +83,10 @@ def nearest_training_images(held_out: Dataset, train: Dataset) -> tuple[NDArray[
 
     Thumbnails are grey, at most 8×8, less their mean, of length one: brightness and contrast do not count.
 
+    Args:
+        held_out: the N images to find others for.
+        train: the images to find.
+
     Returns:
         Indices in `train`, `(N,)`; and the correlations, at most 1, `(N,)`. An image of one colour is like nothing.
     """

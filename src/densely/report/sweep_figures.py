@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from densely.report.figures import AFTER, LINE, MARK, VALIDATE, shortened, styled
+from densely.report.figures import AFTER, LINE, MARK, VALIDATE, one_axes, ruled, shortened, styled
 
 if TYPE_CHECKING:
     from densely.report.sweep_page import Axis, Trial
@@ -94,7 +94,7 @@ def slices(trials: Sequence[Trial], searched: Sequence[Axis], score: str) -> Fig
     done = [trial for trial in trials if trial.value is not None]
     strength = [0.25 + 0.75 * trial.number / max(1, trials[-1].number) for trial in done]
     for place, axis in zip(grid, searched, strict=False):
-        _plain(place)
+        ruled(place)
         x = [_place(axis, trial.settings[axis.name]) for trial in done]
         place.scatter(x, [100 * t.value for t in done], s=20, color=MARK, alpha=strength, lw=0)  # type: ignore[operator]
         place.set_xlabel(axis.name)
@@ -150,15 +150,9 @@ def parallel(trials: Sequence[Trial], searched: Sequence[Axis], score: str) -> F
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots()
-    _plain(axes)
+    figure, axes = one_axes(width, height)
+    ruled(axes)
     return figure, axes
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(axis="y", lw=0.6)
-    axes.set_axisbelow(True)
 
 
 def _mark(axes: Any, x: float, y: float, word: str) -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from densely.console import clock
+from densely.files import remove_asides, write_whole
 from densely.report import figures, page, sweep_figures
-from densely.runs import sweep as remove_asides
-from densely.runs import write_whole
-from densely.training.progress import clock
 
 
 class Axis(NamedTuple):

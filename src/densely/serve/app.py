@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from densely import pictures
 from densely.evaluation.views import YES
 from densely.explain import overlay
 from densely.export.description import Description
@@ -322,10 +321,7 @@ def _said(answer: Answer, meaning: Description, top: int) -> dict[str, Any] | Re
 
 def _drawn(values: NDArray[np.float32]) -> dict[str, Any]:
     """A class activation map, in numbers and as a picture."""
-    with io.BytesIO() as file:
-        Image.fromarray(overlay(values)).save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode("ascii")
     return {
         "values": [[round(float(value), 4) for value in row] for row in values],
-        "overlay": f"data:image/png;base64,{data}",
+        "overlay": pictures.data_url(Image.fromarray(overlay(values)), "PNG"),
     }

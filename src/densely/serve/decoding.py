@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from densely.data.images import NotAnImageError, TooManyPixelsError, read_image
 from densely.errors import DataError
-from densely.serve.engine import cores
+from densely.machine import cores
 from densely.serve.refusal import Refused
 
 MAX_SCANS = 100

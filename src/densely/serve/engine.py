@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from densely.errors import DataError, UsageError, reason
 from densely.export.description import Description
 from densely.export.onnx import MAPS, PROBABILITIES
+from densely.machine import cores
 from densely.model_file import KEY
 from densely.runs import reading
 
@@ -96,8 +96,3 @@ class Engine:
         names = [PROBABILITIES, MAPS] if maps else [PROBABILITIES]
         found: list[Any] = self._session.run(names, {"image": images})
         return Found(found[0], found[1] if maps else None)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,20 +21,15 @@ from secrets import compare_digest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from densely import loopback
 from densely.errors import reason
 from densely.serve.limits import Limits
 from densely.serve.metrics import Metrics
 from densely.serve.refusal import Refused, busy
 
-#: Names of this machine, with any port (one may be forwarded by ssh). Another site's name that leads here is refused,
-#: or its pages could use the network, and read what it says.
-LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 HEADERS = {
-    "Cache-Control": "no-store",
+    **loopback.HEADERS,
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
 #: What needs no token: the page asks for it, and those who watch a server ask whether it lives.
@@ -158,7 +153,7 @@ class Guard:
             raise Refused(401, "unauthorized", sentence, {"WWW-Authenticate": "Bearer"})
 
     def _is_ours(self, host: str) -> bool:
-        return bool(LOOPBACK.fullmatch(host)) or re.sub(r":\d+$", "", host).lower() in (self.hosts or ())
+        return bool(loopback.NAMES.fullmatch(host)) or re.sub(r":\d+$", "", host).lower() in (self.hosts or ())
 
     def _too_large(self) -> Refused:
         return Refused(413, "too_large", f"The body is larger than {self.limits.body:,} bytes: send a smaller image.")

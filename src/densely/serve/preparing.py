@@ -60,30 +60,18 @@ def _prepare(source: str, folder: str, weights: Weights, data_dir: str | None, w
     from densely.model_file import open_trained
 
     trained = open_trained(source)  # before anything large is loaded: a wrong path is told at once
+    from densely.data import is_here
     from densely.export import onnx_file
 
     onnx_file(trained, Path(folder) / MODEL, weights)
-    if with_samples and isinstance(trained, Run) and _is_here(trained.config.data, data_dir):
-        from densely.training.preparation import parts_of
+    # A server asks nobody for anything: what would have to be downloaded is left out.
+    if with_samples and isinstance(trained, Run) and is_here(trained.config.data, data_dir):
+        from densely.training.parts import parts_of
 
         with suppress(DenselyError):  # data that have changed or gone: a page without samples
             test = parts_of(trained, data_dir).test
             if test is not None:
                 samples.write(Path(folder) / SAMPLES, samples.of_dataset(test))
-
-
-def _is_here(data: str, data_dir: str | None) -> bool:
-    """Whether data can be read without downloading them: a server asks nobody for anything."""
-    from densely.data import NAMES, cifar, default_data_dir, svhn
-
-    where = Path(data_dir) if data_dir else default_data_dir()
-    if data.startswith("cifar100"):
-        return cifar.find_cifar100(where) is not None
-    if data.startswith("cifar10"):
-        return cifar.find_cifar10(where) is not None
-    if data.startswith("svhn") and data in NAMES:
-        return all((where / name).is_file() for name in svhn.files(data == "svhn-extra"))
-    return True
 
 
 def main() -> None:

@@ -31,12 +31,11 @@ class Sample(NamedTuple):
 
 def of_dataset(dataset: Dataset, count: int = COUNT) -> list[Sample]:
     """Images of a data set, one class after the other, each called by its class."""
-    labels = np.asarray(dataset.labels)
-    first = labels.argmax(axis=1) if labels.ndim == 2 else labels
+    first = dataset.labels.argmax(axis=1) if dataset.multi_label else dataset.labels
     of_each = [np.flatnonzero(first == c) for c in range(len(dataset.class_names))]
     turns = range(max(map(len, of_each), default=0))
     chosen = [found[turn] for turn in turns for found in of_each if turn < len(found)][:count]
-    return [Sample(_named(dataset, int(i)), _png(dataset.images[i])) for i in chosen]
+    return [Sample(", ".join(dataset.names_of(i)) or "none", _png(dataset.images[i])) for i in chosen]
 
 
 def of_folder(folder: Path, count: int = COUNT) -> list[Sample]:
@@ -66,13 +65,6 @@ def read(folder: Path) -> list[Sample]:
     """What `write` wrote."""
     paths = sorted(folder.glob("*.png"))
     return [Sample(path.with_suffix(".txt").read_text(encoding="utf-8"), path.read_bytes()) for path in paths]
-
-
-def _named(dataset: Dataset, i: int) -> str:
-    label, names = dataset.labels[i], dataset.class_names
-    if np.ndim(label) == 0:
-        return names[int(label)]
-    return ", ".join(names[c] for c in np.flatnonzero(label)) or "none"
 
 
 def _png(image: np.ndarray) -> bytes:

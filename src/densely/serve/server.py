@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 from rich.console import Console
 
+from densely.console import tell
 from densely.data.digits import load as digits
 from densely.errors import DenselyError, UsageError
 from densely.export.description import Description
@@ -193,7 +194,7 @@ def _tell(out: Console, err: Console, meaning: Description, address: str, local:
             if has_token
             else "everybody who reaches this machine can use the network: give it a --token and put TLS before it."
         )
-        err.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Network        {meaning.name}, {len(meaning.class_names)} classes", markup=False, highlight=False)
-    out.print(f"Serving at     {address}", markup=False, highlight=False, soft_wrap=True)
+        tell(err, f"Warning: {warning}")
+    tell(out, f"Network        {meaning.name}, {len(meaning.class_names)} classes")
+    tell(out, f"Serving at     {address}")
     out.file.flush()

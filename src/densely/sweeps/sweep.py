@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
+from densely.console import tell
 from densely.errors import DenselyError, UsageError, reason
+from densely.files import write_whole
 from densely.report.sweep_page import Axis, Trial, ranked, told
 from densely.report.sweep_page import write as write_page
 from densely.runs import Run
@@ -24,7 +26,8 @@ from densely.sweeps.study import Pruner, Study
 from densely.sweeps.trial import Epoch, Order, Result
 from densely.training import cluster, pool
 from densely.training.bars import Live, live
-from densely.training.preparation import name_of, prepare
+from densely.training.parts import name_of
+from densely.training.preparation import prepare
 from densely.training.resume import claim
 from densely.training.resume.claim import Resume
 from densely.training.resume.interruption import Interrupted, StopSignals
@@ -129,9 +132,9 @@ def sweep(
     with ExitStack() as held:
         folder = claim.folder_for(out, f"{runs.name_for(config.data)}-sweep", asked, resume, held)
         if written is not None:
-            runs.write_whole(folder / "space.toml", lambda aside: aside.write_bytes(written))
+            write_whole(folder / "space.toml", lambda aside: aside.write_bytes(written))
         study = held.enter_context(closing(Study(folder / "sweep.db", space, seed, pruner)))
-        console.print(f"sweep folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"sweep folder: {folder}")
         try:
             with StopSignals():
                 _run(study, folder.resolve(), name_of(source), options, trials, jobs, ray, console)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from densely.console import tell
+
 #: So many kept lines stand below a notebook's bar while it moves; at the end all of them do.
 RECENT = 8
 #: Least seconds between two messages to a notebook: its page draws each of them.
@@ -58,7 +60,7 @@ class InLog:
     def keep(self, line: str, cells: Mapping[str, str]) -> None:
         """Print the line."""
         # Not wrapped and not coloured: the lines stay one an epoch in a narrow window or a log, and can be searched.
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(self.console, line)
 
     def close(self) -> None:
         """There is nothing to remove."""

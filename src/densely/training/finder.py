@@ -16,7 +16,7 @@ from rich.console import Console
 
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
-from densely.runs import write_whole
+from densely.files import write_whole
 from densely.training.batches import Batches
 from densely.training.preparation import prepare
 
@@ -27,7 +27,7 @@ DIVERGED = 4.0
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Curve:
     """What a sweep found.
 
     Attributes:
@@ -78,7 +78,7 @@ def find_learning_rate(
     steps: int = 100,
     console: Console | None = None,
     **options: Any,
-) -> Sweep:
+) -> Curve:
     """Train with a learning rate that rises from `lowest` to `highest`, the same factor each step.
 
     Args:
@@ -107,7 +107,7 @@ def find_learning_rate(
     losses = np.array(rise.losses)
     finite = np.isfinite(losses)
     rates, losses = rates[: len(losses)][finite], losses[finite]
-    return Sweep(rates, losses, steepest(rates, losses))
+    return Curve(rates, losses, steepest(rates, losses))
 
 
 def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
@@ -141,7 +141,7 @@ def check_ending(path: Path) -> None:
         raise UsageError(f"{path} has no picture's ending: choose one of .{', .'.join(sorted(endings))}.")
 
 
-def draw(sweep: Sweep, path: Path, title: str) -> None:
+def draw(curve: Curve, path: Path, title: str) -> None:
     """Draw the curve as a picture (PNG or SVG, by the name's ending).
 
     Raises:
@@ -153,11 +153,11 @@ def draw(sweep: Sweep, path: Path, title: str) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(sweep.rates, sweep.losses, color="#1f6feb")
-    axes.axvline(sweep.suggestion, color="#d1242f", linestyle="--", label=f"falls fastest at {sweep.suggestion:.2g}")
+    axes.plot(curve.rates, curve.losses, color="#1f6feb")
+    axes.axvline(curve.suggestion, color="#d1242f", linestyle="--", label=f"falls fastest at {curve.suggestion:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title=title)
-    top = sweep.losses[0] + 0.5 * (sweep.losses[0] - sweep.losses.min())
-    axes.set_ylim(sweep.losses.min() - 0.05, max(top, sweep.losses.min() + 0.1))
+    top = curve.losses[0] + 0.5 * (curve.losses[0] - curve.losses.min())
+    axes.set_ylim(curve.losses.min() - 0.05, max(top, curve.losses.min() + 0.1))
     axes.legend()
     axes.grid(alpha=0.3)
     write_whole(path, lambda aside: figure.savefig(aside, dpi=150))

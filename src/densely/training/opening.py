@@ -8,6 +8,8 @@ import numpy as np
 from rich.console import Console
 
 from densely import fused, runs
+from densely.console import tell
+from densely.machine import environment
 from densely.runs import Run, Start
 from densely.training.preparation import Prepared
 from densely.training.resume import checkpoint
@@ -32,7 +34,7 @@ def open_run(
     config, run = prepared.config, run_of(folder, prepared)
     if not (folder / "splits.json").is_file():
         runs.write_config(folder / "config.toml", config)
-        place = runs.environment(config.seed, dense_block=_dense_block(prepared, console), processes=processes)
+        place = environment(config.seed, dense_block=_dense_block(prepared, console), processes=processes)
         runs.write_json(folder / "environment.json", place)
         runs.write_json(folder / "inputs.json", run.inputs.model_dump())
         # The last of them: where it is, the others are too.
@@ -41,14 +43,14 @@ def open_run(
         _announce(console, run, prepared, processes)
         return run, None
     _announce(console, run, prepared, processes)
-    start = checkpoint.newest(folder, lambda line: _tell(console, line))
+    start = checkpoint.newest(folder, lambda line: tell(console, line))
     if (folder / "final.weights.h5").is_file():
         where = "where it was to be scored"
     elif start is None:
         where = "from its beginning: there is no whole checkpoint"
     else:
         where = checkpoint.reached(start.epoch, start.step)
-    _tell(console, f"going on with it {where}")
+    tell(console, f"going on with it {where}")
     _note_new_environment(folder, prepared, console, processes)
     return run, start
 
@@ -67,7 +69,7 @@ def run_of(folder: Path, prepared: Prepared) -> Run:
 
 def _dense_block(prepared: Prepared, console: Console) -> str:
     """What the dense blocks run on; a user waits for a compiler with a sentence to read."""
-    return fused.explain(prepared.config.recipe.precision, lambda line: _tell(console, line))
+    return fused.explain(prepared.config.recipe.precision, lambda line: tell(console, line))
 
 
 def _note_new_environment(folder: Path, prepared: Prepared, console: Console, processes: int) -> None:
@@ -75,7 +77,7 @@ def _note_new_environment(folder: Path, prepared: Prepared, console: Console, pr
     path = folder / "environment.json"
     before = runs.read_json(path)
     block = _dense_block(prepared, console)
-    now = runs.environment(prepared.config.seed, dense_block=block, processes=processes)
+    now = environment(prepared.config.seed, dense_block=block, processes=processes)
     with runs.reading(path):
         resumed = before.get("resumed", [])
         last = [before, *resumed][-1]
@@ -86,7 +88,7 @@ def _note_new_environment(folder: Path, prepared: Prepared, console: Console, pr
             if last[kind].get(name, 1 if name == "processes" else None) != value
         ]
     if changed:
-        _tell(console, f"not exactly what it would have been without a break: {'; '.join(changed)}")
+        tell(console, f"not exactly what it would have been without a break: {'; '.join(changed)}")
     runs.write_json(path, {**before, "resumed": [*resumed, now]})
 
 
@@ -109,7 +111,7 @@ def _announce(console: Console, run: Run, prepared: Prepared, processes: int) ->
         *([f"on {processes} processes, {_normalised(run)}"] if processes > 1 else []),
         f"run folder: {run.folder}",
     ]
-    _tell(console, "\n".join(lines))
+    tell(console, "\n".join(lines))
 
 
 def _normalised(run: Run) -> str:
@@ -125,8 +127,3 @@ def _treated(start: Start) -> str:
     if start.stage_rates != 1:
         told.append(f"each stage at {start.stage_rates:g} times the rate of the next")
     return ", ".join(told)
-
-
-def _tell(console: Console, line: str) -> None:
-    """Print as it is: paths are neither markup nor wrapped."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

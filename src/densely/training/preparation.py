@@ -1,10 +1,10 @@
-"""All that stands before the first step of a training: data divided, recipe chosen, network built and compiled."""
+"""All that stands before the first step of a training: recipe chosen, data divided, network built and compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,15 @@ from densely import architecture, data, recipes, runs, transfer, whitening
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
 from densely.data.dataset import Images, chunks
 from densely.data.streaming import Streamed
-from densely.errors import DenselyError, UsageError
+from densely.errors import UsageError
 from densely.recipes import Recipe
-from densely.runs import Run, RunConfig
+from densely.runs import RunConfig
 from densely.training.bars import live
 from densely.training.beginning import Beginning, layer_rates, set_up
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD, Muon
+from densely.training.parts import complete, is_files, load, name_of, selected, task_of, val_fraction
 from densely.training.precision import computing_in, resolved
-
-#: Where a source has no test part of its own, this share of it becomes one, the same for every seed.
-TEST_FRACTION = 0.2
-#: Held out by `tune` where the recipe holds out nothing: CIFAR's 5,000 of 50,000, as in the paper.
-TUNE_FRACTION = 0.1
-#: So many of the images that were skipped are told one by one.
-SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def prepare(
         model = model or saved.network
         seed = saved.seed if seed is None else seed
         limit, fold = limit or saved.limit, fold or saved.fold
-        if _is_files(source):
+        if is_files(source):
             size, channels = size or saved.size, channels or saved.channels
             skip_bad = saved.skip_bad if skip_bad is None else skip_bad
         tune = saved.tune if tune is None else tune
@@ -117,7 +111,7 @@ def prepare(
         if model is not saved.network:
             network = {"dropout": saved.network.dropout, **(network or {})}
     begin = Beginning.chosen(weights, freeze, stage_rates, saved.start if saved is not None else None)
-    if begin is not None and source is not None and _is_files(source):
+    if begin is not None and source is not None and is_files(source):
         # Images of the size that the weights know, unless another is asked for.
         height, width, depth = begin.trained.inputs.input_shape
         size, channels = size or (height, width), channels or depth
@@ -129,14 +123,14 @@ def prepare(
     parts = load(source, data_dir, size, channels, console, bool(skip_bad), cache, workers)
     name = name_of(source)
     skipped = parts.skipped
-    parts = _selected(parts, name, limit, fold, tune)
+    parts = selected(parts, name, limit, fold, tune)
     choice = recipes.choose(recipe, task_of(parts, name))
     chosen = recipes.change(choice.recipe if saved is None else saved.recipe, **settings)
     chosen = recipes.change(chosen, precision=resolved(chosen.precision))
     if begin is not None:
         begin.preprocessing_fits(settings.get("preprocessing"))
         chosen = recipes.change(chosen, preprocessing=begin.trained.preprocessing.kind)
-    parts, record = complete(parts, _val_fraction(chosen, tune), seed)
+    parts, record = complete(parts, val_fraction(chosen, tune), seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")
     part, scored = ("val", parts.val) if tune else ("test", parts.test)
@@ -146,7 +140,7 @@ def prepare(
     network_wanted = model or (choice.model if begin is None else begin.trained.network)
     spec = _network(network_wanted, parts.train, chosen, changes, begin)
     height, width, depth = parts.train.input_shape
-    from_files = _is_files(source)
+    from_files = is_files(source)
     run_config = RunConfig(
         data=name,
         size=(height, width) if from_files else None,
@@ -189,75 +183,6 @@ def prepare(
     return Prepared(run_config, why, parts, record, skipped, preprocessing, whole, logits)
 
 
-def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
-    """The parts that a run was trained and scored on, read again from its source.
-
-    Raises:
-        UsageError: if the run's data came from Python, not from a source that can be read again.
-        DataError: if the source has changed since.
-    """
-    config = run.config
-    if config.data not in data.NAMES and config.size is None:
-        raise UsageError(f"{run.folder} was trained on data given in Python, which cannot be read again.")
-    parts = data.load(
-        config.data, data_dir=data_dir, size=config.size, channels=config.channels, skip_bad=config.skip_bad
-    )
-    parts = _selected(parts, config.data, config.limit, config.fold, config.tune)
-    parts, _ = complete(parts, _val_fraction(config.recipe, config.tune), config.seed)
-    recorded = runs.read_fingerprints(run.folder)
-    for part, fingerprint in parts.fingerprints().items():
-        if recorded.get(part) != fingerprint:
-            raise DenselyError(
-                f"The {part} part of {config.data} is not the one that {run.folder} was trained with: "
-                "the data have changed since."
-            )
-    return parts
-
-
-def name_of(source: str | Path | Dataset | Parts) -> str:
-    """What data go by in the config: a built-in name, a path in full, or the name that a `Dataset` carries."""
-    if isinstance(source, Dataset | Parts):
-        train = source.train if isinstance(source, Parts) else source
-        return train.source.removesuffix("/train")
-    name = str(source)
-    return name if name in data.NAMES else str(Path(name).expanduser().resolve())
-
-
-def load(
-    source: str | Path | Dataset | Parts,
-    data_dir: str | Path | None,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    console: Console,
-    skip_bad: bool = False,
-    cache: int | None = None,
-    workers: int | None = None,
-) -> Parts:
-    """The parts that a source has itself, with a progress bar where images are decoded; what is skipped is told."""
-    if isinstance(source, Dataset | Parts):
-        if size is not None or channels is not None or skip_bad:
-            raise UsageError("size, channels and skip_bad are for image files: a Dataset has its images already.")
-        return source if isinstance(source, Parts) else Parts(source, None, None)
-    with closing(live(console)) as bar:
-        parts = data.load(
-            str(source),
-            data_dir=data_dir,
-            size=size,
-            channels=channels,
-            skip_bad=skip_bad,
-            cache=cache,
-            workers=workers,
-            notify=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
-            progress=lambda done, total: bar.show("Reading images", done, total),
-        )
-    if parts.skipped:
-        told = [f"skipped, because they cannot be read: {len(parts.skipped):,}", *parts.skipped[:SHOWN]]
-        if len(parts.skipped) > SHOWN:
-            told.append(f"… and {len(parts.skipped) - SHOWN:,} more; a training lists all in its splits.json")
-        console.print("\n  ".join(told), markup=False, highlight=False, soft_wrap=True)
-    return parts
-
-
 @contextmanager
 def looking(parts: Parts, console: Console) -> Iterator[None]:
     """A progress bar for what goes through all images of a part, where they are streamed and it takes a while."""
@@ -271,46 +196,6 @@ def looking(parts: Parts, console: Console) -> Iterator[None]:
             yield
         finally:
             images.store.progress = None
-
-
-def _is_files(source: str | Path | Dataset | Parts) -> bool:
-    """Whether a source is a folder or a table of image files, which can be brought to any size."""
-    return not isinstance(source, Dataset | Parts) and name_of(source) not in data.NAMES
-
-
-def task_of(parts: Parts, name: str) -> recipes.Task:
-    """What a recipe may look at before it chooses."""
-    return recipes.Task(name, parts.train.input_shape, parts.train.classes, len(parts.train))
-
-
-def _selected(parts: Parts, name: str, limit: int | None, fold: tuple[int, int] | None, tune: bool) -> Parts:
-    """What of a source is used at all, before a part that it lacks is taken from its training data."""
-    if name in data.SMALL and not tune:
-        # Their validation images are for choosing settings; the final training has them all.
-        parts = data.join(parts)
-    if limit is not None:
-        # The same images whatever the seed, so that several seeds are scored on the same.
-        parts = data.limit(parts, limit, data.TEST_SEED)
-    if fold is not None:
-        number, count = fold
-        if not 1 <= number <= count:
-            raise UsageError(f"There is no fold {number} of {count}: they are counted from 1.")
-        train = data.join(parts).train
-        # The same folds whatever the seed, so that several seeds are scored on the same images.
-        kept, held_out = data.folds(train.labels, count, data.TEST_SEED, train.class_names)[number - 1]
-        test = replace(train.take(held_out), source=f"{train.source}, fold {number} of {count}")
-        return Parts(train.take(kept), None, test)
-    return parts
-
-
-def _val_fraction(recipe: Recipe, tune: bool) -> float:
-    """How much is held out: for tuning always something, even where the recipe itself watches nothing."""
-    return recipe.val_fraction or (TUNE_FRACTION if tune else 0.0)
-
-
-def complete(parts: Parts, val_fraction: float, seed: int) -> tuple[Parts, SplitRecord]:
-    """The parts that a source lacks, taken from its training data, and how."""
-    return data.complete(parts, val_fraction=val_fraction, test_fraction=TEST_FRACTION, seed=seed)
 
 
 def _network(

@@ -6,14 +6,8 @@ from typing import Any
 import keras
 from rich.console import Console
 
+from densely.console import clock
 from densely.training.bars import Live, live
-
-
-def clock(seconds: float) -> str:
-    """A duration as `m:ss` or `h:mm:ss`."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
 class ProgressBar(keras.callbacks.Callback):

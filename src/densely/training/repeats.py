@@ -17,12 +17,13 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
+from densely.console import tell
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
 from densely.runs import Run
 from densely.training import pool
-from densely.training.preparation import name_of
+from densely.training.parts import name_of
 from densely.training.resume import claim
 from densely.training.resume.interruption import Interrupted, StopSignals
 from densely.training.single import train
@@ -116,7 +117,7 @@ def repeat(
         summary = summarise([run.metrics for run in found], "val" if tune else "test")
         runs.write_json(folder / "summary.json", summary)
     repeats = Repeats(folder, found, summary)
-    console.print(f"\n{repeats}", markup=False, highlight=False, soft_wrap=True)
+    tell(console, f"\n{repeats}")
     return repeats
 
 
@@ -155,7 +156,7 @@ def _train_all(
                     raise outcome.error
                 if jobs > 1:
                     run = Run.open(folder / part)
-                    console.print(f"\n{part}\n{run}", markup=False, highlight=False, soft_wrap=True)
+                    tell(console, f"\n{part}\n{run}")
     except Interrupted as stop:
         raise Interrupted(stop.signal, stop.folder or folder, stop.where) from None
     except DenselyError:

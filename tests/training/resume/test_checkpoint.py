@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densely.errors import DataError
-from densely.runs import write_whole
+from densely.files import write_whole
 from densely.training.resume import checkpoint
 from densely.training.resume.checkpoint import Checkpoint
 

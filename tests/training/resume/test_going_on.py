@@ -23,7 +23,7 @@ from densely.runs import Run
 from densely.training import single
 from densely.training.batches import Batches
 from densely.training.resume import checkpoint, state
-from densely.training.resume.claim import claimed, differences
+from densely.training.resume.claim import claimed
 from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
@@ -253,13 +253,6 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
         train("digits", out=tmp_path / "run", learning_rate=0.05, **QUICK)
     with pytest.raises(UsageError, match="already holds a training"):
         train("digits", out=tmp_path / "run", resume="never", **QUICK)
-
-
-def test_differences_are_told_field_by_field(tmp_path: Path) -> None:
-    config = train("digits", out=tmp_path / "run", **QUICK).config
-    other = config.model_copy(update={"seed": 3, "recipe": config.recipe.model_copy(update={"epochs": 9})})
-    assert differences(config, other) == ["seed=0, not 3", "recipe.epochs=2, not 9"]
-    assert differences(config, config) == []
 
 
 def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:

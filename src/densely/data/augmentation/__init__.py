@@ -14,7 +14,7 @@ from densely.data.augmentation.cutout import cutout
 from densely.data.augmentation.geometry import flip_vertically, shift_and_flip, turn, zoom_and_crop
 from densely.data.augmentation.mixing import mix
 from densely.data.augmentation.trivial import trivial_augment
-from densely.data.batches import Preprocessing
+from densely.data.preprocessing import Preprocessing
 
 __all__ = [
     "Augmentation",

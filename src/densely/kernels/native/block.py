@@ -21,11 +21,6 @@ def draw_bits(elements: int, rate: float, generator: torch.Generator | None, out
     return bits
 
 
-def numbers(norm: Normalisation) -> tuple[torch.Tensor, ...]:
-    """A normalisation as the loops take it."""
-    return norm.gamma, norm.beta, norm.mean, norm.rstd
-
-
 def parameters(conv: Convolution, factor: float) -> tuple[Any, ...]:
     """A convolution as the loops take it, with the scale of the dropout behind it."""
     bias = None if conv.bias is None else conv.bias.to(torch.float32).contiguous()
@@ -86,7 +81,7 @@ class NativeEngine:
     ) -> Statistics | None:
         """A 1×1 convolution forward."""
         found = _Found(out.channels if statistics else 0)
-        call("pointwise_forward", self.dtype, self.plan.pixels, x.channels, out.channels, x.buffer, *numbers(norm),
+        call("pointwise_forward", self.dtype, self.plan.pixels, x.channels, out.channels, x.buffer, *norm.numbers,
              *parameters(conv, self.plan.factor), out.buffer, *found.pointers)  # fmt: skip
         return found.statistics
 
@@ -95,7 +90,7 @@ class NativeEngine:
     ) -> Statistics | None:
         """A 3×3 convolution forward."""
         found = _Found(out.channels if statistics else 0)
-        call("spatial_forward", self.dtype, *self._shape, x.channels, out.first, out.channels, x.buffer, *numbers(norm),
+        call("spatial_forward", self.dtype, *self._shape, x.channels, out.first, out.channels, x.buffer, *norm.numbers,
              *parameters(conv, self.plan.factor), out.buffer, *found.pointers)  # fmt: skip
         return found.statistics
 
@@ -119,7 +114,7 @@ class NativeEngine:
         """A 1×1 convolution backward."""
         sums, maps = gradients(conv), None if returned.c is None else returned.maps.buffer
         call("pointwise_backward", self.dtype, self.plan.pixels, x.channels, conv.kernel.shape[3], x.buffer,
-             *numbers(norm), *parameters(conv, self.plan.factor), returned.source.buffer, returned.scale, maps,
+             *norm.numbers, *parameters(conv, self.plan.factor), returned.source.buffer, returned.scale, maps,
              returned.c, returned.e, returned.mean, place.to.buffer, *sums)  # fmt: skip
         return sums
 
@@ -129,7 +124,7 @@ class NativeEngine:
         """A 3×3 convolution backward."""
         sums, new = gradients(conv), returned.maps
         call("spatial_backward", self.dtype, *self._shape, x.channels, new.first, new.channels, x.buffer,
-             *numbers(norm), *parameters(conv, self.plan.factor), new.buffer, returned.source.buffer, returned.c,
+             *norm.numbers, *parameters(conv, self.plan.factor), new.buffer, returned.source.buffer, returned.c,
              returned.e, returned.mean, int(place.source is not None), place.to.buffer, *sums)  # fmt: skip
         return sums
 

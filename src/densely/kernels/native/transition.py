@@ -3,60 +3,53 @@
 import torch
 
 from densely.kernels.engine import Convolution, Statistics, Sums
-from densely.kernels.memory import empty
-from densely.kernels.native.block import draw_bits, gradients, numbers, parameters
+from densely.kernels.native.block import draw_bits, gradients, parameters
 from densely.kernels.native.library import call
 from densely.kernels.normalisation import Normalisation, sent_back
-from densely.kernels.plan import TransitionOptions
+from densely.kernels.plan import TransitionPlan
 
 
 class NativeTransition:
-    """One pass over a contiguous x, forward or backward.
+    """See `engine.TransitionEngine`.
 
     Args:
         x: (N, H, W, C), contiguous.
-        options: of the call.
-        kernel: (1, 1, C, out).
-        bias: (out,).
+        plan: of the call.
+        conv: kernel (1, 1, C, out) and bias.
     """
 
-    def __init__(
-        self, x: torch.Tensor, options: TransitionOptions, kernel: torch.Tensor, bias: torch.Tensor | None
-    ) -> None:
-        self.x, self.options = x, options
-        self.conv = Convolution(kernel, bias)
-        self.pixels, self.filters = x.shape[:3].numel(), kernel.shape[3]
+    def __init__(self, x: torch.Tensor, plan: TransitionPlan, conv: Convolution) -> None:
+        self.x, self.plan, self.conv = x, plan, conv
 
     def statistics(self) -> Statistics:
         """Of x."""
-        channels = self.x.shape[3]
-        mean, variance = torch.empty(channels), torch.empty(channels)
-        call("take_in", self.x.dtype, self.pixels, channels, self.x, None, mean, variance)
+        plan = self.plan
+        mean, variance = torch.empty(plan.channels), torch.empty(plan.channels)
+        call("take_in", plan.dtype, plan.pixels, plan.channels, self.x, None, mean, variance)
         return mean, variance
 
     def forward(self, norm: Normalisation) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output and dropout's mask."""
-        n, h, w, _ = self.x.shape
-        output = empty((n, h // 2, w // 2, self.filters), self.x.dtype, self.x.device)
-        mask = None
-        if self.options.rate:
-            mask = draw_bits(self.pixels * self.filters, self.options.rate, self.options.generator, None)
-        call("transition_forward", self.x.dtype, *self.x.shape, self.filters, self.x, *numbers(norm),
-             *parameters(self.conv._replace(mask=mask), self.options.factor), output)  # fmt: skip
+        plan = self.plan
+        height, width = plan.size
+        output = plan.empty((plan.images, height // 2, width // 2, plan.filters))
+        mask = draw_bits(plan.pixels * plan.filters, plan.rate, plan.generator, None) if plan.rate else None
+        call("transition_forward", plan.dtype, *self.x.shape, plan.filters, self.x, *norm.numbers,
+             *parameters(self.conv._replace(mask=mask), plan.factor), output)  # fmt: skip
         return output, mask
 
     def backward(
         self, gradient: torch.Tensor, norm: Normalisation, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, Sums]:
-        """The gradient of x, (N, H, W, C), and the parameters'."""
-        x, sums = self.x, gradients(self.conv)
-        G = empty(x.shape, torch.float32, x.device)
-        call("transition_backward", x.dtype, *x.shape, self.filters, x, *numbers(norm),
-             *parameters(self.conv._replace(mask=mask), self.options.factor), gradient, G, *sums)  # fmt: skip
+        """The gradient of x, and the parameters'."""
+        x, plan, sums = self.x, self.plan, gradients(self.conv)
+        G = plan.empty(x.shape, plan.sums)
+        call("transition_backward", plan.dtype, *x.shape, plan.filters, x, *norm.numbers,
+             *parameters(self.conv._replace(mask=mask), plan.factor), gradient, G, *sums)  # fmt: skip
         if norm.by_batch:
-            c, e = sent_back(norm, sums.beta, sums.gamma, self.pixels, self.options.replicas)
+            c, e = sent_back(norm, sums.beta, sums.gamma, plan.pixels, plan.replicas)
         else:
             c = e = torch.zeros_like(norm.mean)
-        result = G if x.dtype == G.dtype else empty(x.shape, x.dtype, x.device)
-        call("complete_rows", x.dtype, self.pixels, x.shape[3], x, G, c, e, norm.mean, result)
+        result = G if plan.dtype == plan.sums else plan.empty(x.shape)
+        call("complete_rows", plan.dtype, plan.pixels, plan.channels, x, G, c, e, norm.mean, result)
         return result, sums

@@ -14,17 +14,17 @@ from densely.kernels.operators.products import Pointwise, Spatial
 from densely.kernels.operators.rows import Affine, cast, drop
 from densely.kernels.operators.statistics import Moments
 from densely.kernels.plan import LayerParameters, Plan, RunningStatistics
+from densely.kernels.row_maps import RowMaps, rows_of
 
 
-class OperatorEngine:
+class OperatorEngine(RowMaps):
     """The passes of one call, see `engine.Engine`; its scratch memory is shared by them.
 
     Args:
         plan: shapes, dtypes and options.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    plan: Plan
 
     @functools.cached_property
     def _activation(self) -> Scratch:
@@ -46,10 +46,6 @@ class OperatorEngine:
     def _wide2(self) -> Scratch:
         return self.plan.scratch(self.plan.sums)
 
-    def maps(self, channels: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """(N, H, W, channels)."""
-        return self.plan.empty((self.plan.images, *self.plan.size, channels), dtype)
-
     def mask(self, channels: int, out: torch.Tensor | None) -> torch.Tensor:
         """(M, channels), int8."""
         mask = self.plan.empty((self.plan.pixels, channels), torch.int8) if out is None else out
@@ -58,7 +54,7 @@ class OperatorEngine:
 
     def take_in(self, x: torch.Tensor, out: Maps, statistics: bool) -> Statistics | None:
         """Copies x, (N, H, W, C0), and finds its statistics."""
-        plan, whole, target = self.plan, x.is_contiguous(), _rows(out)
+        plan, whole, target = self.plan, x.is_contiguous(), rows_of(out)
         if not statistics or not whole:
             target.view(plan.images, *plan.size, plan.start).copy_(x)
         if not statistics:
@@ -74,17 +70,6 @@ class OperatorEngine:
                 copied.copy_(rows)
         return moments.mean_and_variance(plan.pixels)
 
-    def give_out(self, buffer: torch.Tensor) -> torch.Tensor:
-        """The maps themselves."""
-        return buffer
-
-    def take_gradient(self, gradient: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-        """Itself, where it can be: the first layer adds to it on the way into G."""
-        if gradient.is_contiguous() and gradient.dtype == self.plan.sums:
-            return gradient.view(G.shape)
-        G.view(gradient.shape).copy_(gradient)
-        return G
-
     def pointwise(
         self, x: Maps, norm: Normalisation, conv: Convolution, out: Maps, statistics: bool
     ) -> Statistics | None:
@@ -92,7 +77,7 @@ class OperatorEngine:
         plan, affine, product = self.plan, self._affine(norm), self._pointwise(conv)
         step = plan.row_step(x.channels)
         moments = self._moments(step, out.channels) if statistics else None
-        for i, rows, made, drops in plan.chunks(step, _rows(x), _rows(out), conv.mask):
+        for i, rows, made, drops in plan.chunks(step, rows_of(x), rows_of(out), conv.mask):
             product.forward(affine.relu(rows, self._activation), made)
             if drops is not None:
                 drop(made, drops, self._wide)
@@ -107,7 +92,7 @@ class OperatorEngine:
         plan, affine, product = self.plan, self._affine(norm), self._spatial(conv)
         step = plan.spatial_step(x.channels)
         moments = self._moments(step, out.channels) if statistics else None
-        for i, rows, target, drops in plan.chunks(step, _rows(x), _rows(out), conv.mask):
+        for i, rows, target, drops in plan.chunks(step, rows_of(x), rows_of(out), conv.mask):
             made = product.forward(affine.relu(rows, self._activation))
             if drops is not None:
                 drop(made, drops, self._wide)
@@ -145,7 +130,7 @@ class OperatorEngine:
         pointwise = Pointwise(layer.kernel1, layer.bias1, 1.0, plan.dtype, plan.sums, norm2.scale, norm2.shift)
         step = plan.image_step(x.channels)
         inner = Scratch(step * plan.bottleneck, plan.dtype, plan.device)
-        for _, rows, target in plan.chunks(step, _rows(x), _rows(out)):
+        for _, rows, target in plan.chunks(step, rows_of(x), rows_of(out)):
             between = inner.view(torch.Size((len(rows), plan.bottleneck)))
             pointwise.forward(affine.relu(rows, self._activation), between)
             target.copy_(spatial.forward(between.relu_()))
@@ -191,14 +176,14 @@ class OperatorEngine:
             rows.copy_(self._complete(maps, source, plain, None, None))
 
     def _returned(self, returned: Returned) -> tuple[torch.Tensor | None, torch.Tensor]:
-        return None if returned.c is None else _rows(returned.maps), _rows(returned.source)
+        return None if returned.c is None else rows_of(returned.maps), rows_of(returned.source)
 
     def _backward(
         self, returned: Returned, conv: Convolution, x: Maps, place: Place
     ) -> tuple[torch.Tensor | None, ...]:
         """What a pass back reads and writes: y, what comes back, its mask; x, and d's place."""
-        source = None if place.source is None else _rows(place.source)
-        return *self._returned(returned), conv.mask, _rows(x), source, _rows(place.to)
+        source = None if place.source is None else rows_of(place.source)
+        return *self._returned(returned), conv.mask, rows_of(x), source, rows_of(place.to)
 
     def _complete(
         self,
@@ -238,10 +223,6 @@ class OperatorEngine:
 
     def _bias(self, conv: Convolution) -> torch.Tensor | None:
         return None if conv.bias is None else torch.zeros_like(conv.bias, dtype=self.plan.sums)
-
-
-def _rows(maps: Maps) -> torch.Tensor:
-    return maps.buffer.view(-1, maps.buffer.shape[-1])[:, maps.first : maps.last]
 
 
 def _around_zero(returned: Returned) -> Returned:

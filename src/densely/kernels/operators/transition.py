@@ -4,45 +4,40 @@ import torch
 import torch.nn.functional as F
 
 from densely.kernels import dropout
-from densely.kernels.engine import Statistics, Sums
-from densely.kernels.memory import Scratch, empty
+from densely.kernels.engine import Convolution, Statistics, Sums
+from densely.kernels.memory import Scratch
 from densely.kernels.normalisation import Normalisation, sent_back
 from densely.kernels.operators.gamma import gradient_of_gamma, ill_conditioned, products_with
 from densely.kernels.operators.products import Pointwise
 from densely.kernels.operators.rows import Affine, drop
 from densely.kernels.operators.statistics import Moments
-from densely.kernels.plan import TransitionOptions, chunk_rows
+from densely.kernels.plan import TransitionPlan
 
 _pool_backward = torch.ops.aten.avg_pool2d_backward
 
 
 class OperatorTransition:
-    """One pass over a contiguous x, forward or backward.
+    """See `engine.TransitionEngine`.
 
     Args:
         x: (N, H, W, C), contiguous.
-        options: of the call.
-        kernel: (1, 1, C, out).
-        bias: (out,).
+        plan: of the call.
+        conv: kernel (1, 1, C, out) and bias.
     """
 
-    def __init__(
-        self, x: torch.Tensor, options: TransitionOptions, kernel: torch.Tensor, bias: torch.Tensor | None
-    ) -> None:
-        self.options, self.dtype, self.device, self.bias = options, x.dtype, x.device, bias
-        self.sums = torch.promote_types(x.dtype, torch.float32)
-        n, h, w, self.channels = x.shape
+    def __init__(self, x: torch.Tensor, plan: TransitionPlan, conv: Convolution) -> None:
+        self.plan, self.bias = plan, conv.bias
+        n, (h, w) = plan.images, plan.size
         self.shape, self.pooled_shape = (n, h, w), (n, h // 2, w // 2)
-        self.rows = x.view(-1, self.channels)
-        self.filters = kernel.shape[3]
-        self.pointwise = Pointwise(kernel, bias, options.factor, x.dtype, self.sums)
-        step = max(1, chunk_rows(max(self.channels, self.filters), self.sums, self.device) // (h * w))
+        self.rows = x.view(-1, plan.channels)
+        self.pointwise = Pointwise(conv.kernel, conv.bias, plan.factor, plan.dtype, plan.sums)
+        step = max(1, plan.chunk_rows(max(plan.channels, plan.filters)) // (h * w))
         self.chunks = [(first, min(first + step, n)) for first in range(0, n, step)]  # images
         most = min(step, n) * h * w
-        self.activation = Scratch(most * self.channels, self.dtype, self.device)
-        self.product = Scratch(most * self.filters, self.dtype, self.device)
-        self.through = Scratch(most * self.channels, self.dtype, self.device)
-        self.wide = Scratch(most * self.channels, self.sums, self.device)
+        self.activation = Scratch(most * plan.channels, plan.dtype, plan.device)
+        self.product = Scratch(most * plan.filters, plan.dtype, plan.device)
+        self.through = Scratch(most * plan.channels, plan.dtype, plan.device)
+        self.wide = Scratch(most * plan.channels, plan.sums, plan.device)
 
     def _images(self, rows: torch.Tensor, pooled: bool = False) -> torch.Tensor:
         """Rows as (n, C, h, w), channels last."""
@@ -75,7 +70,7 @@ class OperatorTransition:
 
     def statistics(self) -> Statistics:
         """Of x."""
-        moments = Moments(len(self.chunks), self.channels, self._fold(), self.sums, self.device)
+        moments = Moments(len(self.chunks), self.plan.channels, self._fold(), self.plan.sums, self.plan.device)
         for i, images in enumerate(self.chunks):
             moments.add(i, self.rows[self._ranges(images)[0]], self.wide)
         return moments.mean_and_variance(len(self.rows))
@@ -83,12 +78,12 @@ class OperatorTransition:
     def forward(self, norm: Normalisation) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output and dropout's mask."""
         affine = self._affine(norm)
-        output = empty((*self.pooled_shape, self.filters), self.dtype, self.device)
-        out = output.view(-1, self.filters)
+        output = self.plan.empty((*self.pooled_shape, self.plan.filters))
+        out = output.view(-1, self.plan.filters)
         mask = None
-        if self.options.rate:
-            mask = empty((len(self.rows), self.filters), torch.int8, self.device)
-            dropout.draw(mask, self.options.rate, self.options.generator)
+        if self.plan.rate:
+            mask = self.plan.empty((len(self.rows), self.plan.filters), torch.int8)
+            dropout.draw(mask, self.plan.rate, self.plan.generator)
         for images in self.chunks:
             before, after = self._ranges(images)
             activation = affine.relu(self.rows[before], self.activation)
@@ -106,12 +101,12 @@ class OperatorTransition:
     ) -> tuple[torch.Tensor, Sums]:
         """The gradient of x, (N, H, W, C), and the parameters'."""
         affine = self._affine(norm)
-        incoming = gradient.view(-1, self.filters)
-        G = empty(self.rows.shape, self.sums, self.device)
+        incoming = gradient.view(-1, self.plan.filters)
+        G = self.plan.empty(self.rows.shape, self.plan.sums)
         D = torch.zeros_like(norm.mean)
-        bias = torch.zeros(self.filters, dtype=self.sums, device=self.device)
+        bias = torch.zeros(self.plan.filters, dtype=self.plan.sums, device=self.plan.device)
         direct = ill_conditioned(norm.gamma, norm.beta)
-        direct_sum = torch.zeros(len(direct), dtype=self.sums, device=self.device)
+        direct_sum = torch.zeros(len(direct), dtype=self.plan.sums, device=self.plan.device)
         for images in self.chunks:
             before, after = self._ranges(images)
             activation = affine.relu(self.rows[before], self.activation)
@@ -119,15 +114,15 @@ class OperatorTransition:
             if mask is None:
                 pooled = self._pool(activation)
                 if self.bias is not None:
-                    bias += new.sum(0, dtype=self.sums)
+                    bias += new.sum(0, dtype=self.plan.sums)
                 through = self._spread(self.pointwise.backward(new, pooled, self.through), activation)
             else:
                 new = self._spread(new, self.product.view(mask[before].shape))
                 drop(new, mask[before])
                 if self.bias is not None:
-                    bias += new.sum(0, dtype=self.sums)
+                    bias += new.sum(0, dtype=self.plan.sums)
                 through = self.pointwise.backward(new, activation, self.through)
-            d = through if through.dtype == self.sums else self.wide.view(through.shape)
+            d = through if through.dtype == self.plan.sums else self.wide.view(through.shape)
             affine.mask(through, activation, out=d)
             D += d.sum(0)
             if len(direct):
@@ -141,19 +136,19 @@ class OperatorTransition:
         return self._complete(G, norm, sums), sums
 
     def _affine(self, norm: Normalisation) -> Affine:
-        return Affine(norm.scale, norm.shift, self.dtype, norm.by_batch)
+        return Affine(norm.scale, norm.shift, self.plan.dtype, norm.by_batch)
 
     def _complete(self, G: torch.Tensor, norm: Normalisation, sums: Sums) -> torch.Tensor:
         """∂x = G - rstd·(A + x̂·B)/M with A = γ·Σd and B = γ·∂γ; see `dense_block.py`."""
-        result = G if G.dtype == self.dtype else empty(self.rows.shape, self.dtype, self.device)
+        result = G if G.dtype == self.plan.dtype else self.plan.empty(self.rows.shape)
         if norm.by_batch:
-            c, e = sent_back(norm, sums.beta, sums.gamma, len(self.rows), self.options.replicas)
+            c, e = sent_back(norm, sums.beta, sums.gamma, len(self.rows), self.plan.replicas)
             c -= norm.mean * e
             for images in self.chunks:
                 before, _ = self._ranges(images)
                 part = G[before].add_(c)
                 rows = self.rows[before]
-                part.addcmul_(rows if rows.dtype == self.sums else self.wide.view(rows.shape).copy_(rows), e)
+                part.addcmul_(rows if rows.dtype == self.plan.sums else self.wide.view(rows.shape).copy_(rows), e)
         if result is not G:
             result.copy_(G)
-        return result.view(*self.shape, self.channels)
+        return result.view(*self.shape, self.plan.channels)

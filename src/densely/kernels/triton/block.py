@@ -9,28 +9,25 @@ from densely.kernels import dropout
 from densely.kernels.engine import Convolution, Maps, Place, Returned, Statistics, Sums
 from densely.kernels.forward import Forward
 from densely.kernels.normalisation import Normalisation
-from densely.kernels.plan import LayerParameters, Plan
+from densely.kernels.plan import LayerParameters, Plan, TransitionPlan
+from densely.kernels.row_maps import RowMaps, rows_of
 from densely.kernels.triton import launch as tiles
 from densely.kernels.triton.launch import launch
 
 
-class TritonEngine:
+class TritonEngine(RowMaps):
     """The passes of one call, see `engine.Engine`; maps lie in rows, a pixel's channels side by side.
 
     Args:
         plan: shapes, dtypes and options.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan | TransitionPlan) -> None:
+        super().__init__(plan)
         self._keys: Iterator[torch.Tensor] | None = None
         self._dropped = dropout.threshold(plan.rate)
         self._rows = tiles.rows_of_a_tile(plan.pixels)
         self._tiles = math.ceil(plan.pixels / self._rows)
-
-    def maps(self, channels: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """(N, H, W, channels)."""
-        return self.plan.empty((self.plan.images, *self.plan.size, channels), dtype)
 
     def mask(self, channels: int, out: torch.Tensor | None) -> torch.Tensor:
         """Only the key that the kernels make the mask from, (2,), each time they need it.
@@ -39,11 +36,10 @@ class TritonEngine:
         """
         plan = self.plan
         if self._keys is None:
-            count = plan.depth * (2 if plan.bottleneck else 1)
             if plan.seed is not None:
-                keys = dropout.keys(plan.seed, count)
+                keys = dropout.keys(plan.seed, plan.masks)
             else:
-                keys = torch.empty((count, 2), dtype=torch.int64, device=plan.device)
+                keys = torch.empty((plan.masks, 2), dtype=torch.int64, device=plan.device)
                 keys.random_(0, 1 << 32, generator=plan.generator)
             self._keys = iter(keys.unbind())
         return next(self._keys)
@@ -52,7 +48,7 @@ class TritonEngine:
         """Copies x, (N, H, W, C0), and finds its statistics."""
         if statistics:
             return self.statistics(x, out)
-        _rows(out).view(self.plan.images, *self.plan.size, -1).copy_(x)
+        rows_of(out).view(self.plan.images, *self.plan.size, -1).copy_(x)
         return None
 
     def statistics(self, x: torch.Tensor, out: Maps | None) -> Statistics:
@@ -62,20 +58,9 @@ class TritonEngine:
         moments = self._partial(2, channels)
         columns = tiles.columns_of_a_tile(channels, 64)
         launch(tiles.take_in, (self._tiles, math.ceil(channels / columns)), x, x.contiguous(),
-               None if out is None else _rows(out), moments, self.plan.pixels, channels // align, stride // align,
+               None if out is None else rows_of(out), moments, self.plan.pixels, channels // align, stride // align,
                align, self._rows, columns)  # fmt: skip
         return self._merged(moments)
-
-    def give_out(self, buffer: torch.Tensor) -> torch.Tensor:
-        """The maps themselves."""
-        return buffer
-
-    def take_gradient(self, gradient: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-        """Itself, where it can be: the first layer adds to it on the way into G."""
-        if gradient.is_contiguous() and gradient.dtype == self.plan.sums:
-            return gradient.view(G.shape)
-        G.view(gradient.shape).copy_(gradient)
-        return G
 
     def pointwise(
         self, x: Maps, norm: Normalisation, conv: Convolution, out: Maps, statistics: bool
@@ -92,12 +77,12 @@ class TritonEngine:
     def _forward(
         self, x: Maps, norm: Normalisation, conv: Convolution, out: Maps, statistics: bool
     ) -> Statistics | None:
-        plan, read = self.plan, _rows(x)
+        plan, read = self.plan, rows_of(x)
         in_align, out_align = self._alignment(x), self._alignment(out)
         columns = tiles.columns_of_a_tile(out.channels, 128)
         moments = self._partial(2, out.channels) if statistics else None
         bias = None if conv.bias is None else conv.bias.contiguous()
-        launch(tiles.forward, (self._tiles, math.ceil(out.channels / columns)), read, read, *_numbers(norm),
+        launch(tiles.forward, (self._tiles, math.ceil(out.channels / columns)), read, read, *norm.numbers,
                conv.kernel.contiguous(), bias, conv.mask, out.buffer, moments, plan.pixels, *plan.size,
                x.channels // in_align, read.stride(0) // in_align, out.channels // out_align,
                out.buffer.shape[-1] // out_align, out.first // out_align, plan.factor,
@@ -107,6 +92,7 @@ class TritonEngine:
 
     def inference(self, x: torch.Tensor, layers: Sequence[LayerParameters]) -> torch.Tensor:
         """Layer by layer, as in training."""
+        assert isinstance(self.plan, Plan)
         return Forward(self.plan, self, layers, keep=False).run(x)
 
     def pointwise_backward(
@@ -133,12 +119,12 @@ class TritonEngine:
     def _data_gradient(
         self, x: Maps, norm: Normalisation, conv: Convolution, gradient: torch.Tensor, place: Place
     ) -> torch.Tensor:
-        plan, read, to = self.plan, _rows(x), _rows(place.to)
-        source = None if place.source is None else _rows(place.source)
+        plan, read, to = self.plan, rows_of(x), rows_of(place.to)
+        source = None if place.source is None else rows_of(place.source)
         in_align, out_align = self._alignment(x), tiles.alignment(gradient.shape[1])
         sums = self._partial(2, x.channels)
         launch(tiles.data_gradient, lambda meta: (self._tiles, math.ceil(x.channels / meta["BLOCK_N"])), read, gradient,
-               conv.kernel.contiguous(), read, *_numbers(norm), source, to, sums, plan.pixels, *plan.size,
+               conv.kernel.contiguous(), read, *norm.numbers, source, to, sums, plan.pixels, *plan.size,
                x.channels // in_align, read.stride(0) // in_align, gradient.shape[1] // out_align,
                to.stride(0) // in_align, tiles.bucket(plan.pixels, x.channels),
                TAPS=_taps(conv), IN_ALIGN=in_align, OUT_ALIGN=out_align, BLOCK_M=self._rows,
@@ -146,14 +132,14 @@ class TritonEngine:
         return sums
 
     def _kernel_gradient(self, x: Maps, norm: Normalisation, conv: Convolution, gradient: torch.Tensor) -> torch.Tensor:
-        plan, read, taps, filters = self.plan, _rows(x), _taps(conv), gradient.shape[1]
+        plan, read, taps, filters = self.plan, rows_of(x), _taps(conv), gradient.shape[1]
         in_align, out_align = self._alignment(x), tiles.alignment(filters)
         columns = tiles.columns_of_a_tile(filters, 64)
         side = math.ceil(filters / columns)
         groups, rows = tiles.groups_of_rows(plan.pixels, math.ceil(x.channels / 64) * side * taps)
         sums = torch.empty((groups, *conv.kernel.shape), dtype=plan.sums, device=plan.device)
         launch(tiles.kernel_gradient, lambda meta: (groups, math.ceil(x.channels / meta["BLOCK_K"]) * side, taps), read,
-               read, *_numbers(norm), gradient, sums, plan.pixels, *plan.size, rows, x.channels // in_align,
+               read, *norm.numbers, gradient, sums, plan.pixels, *plan.size, rows, x.channels // in_align,
                read.stride(0) // in_align, filters // out_align, tiles.bucket(plan.pixels, x.channels),
                TAPS=taps, IN_ALIGN=in_align, OUT_ALIGN=out_align, BLOCK_M=64, BLOCK_N=columns)  # fmt: skip
         return sums.sum(0)
@@ -187,15 +173,7 @@ class TritonEngine:
     def _alignment(self, maps: Maps) -> int:
         """One for all layers' slices of a buffer, so that their kernels are compiled once."""
         whole = maps.channels == maps.buffer.shape[-1]
-        return tiles.alignment(maps.channels) if whole else tiles.alignment(self.plan.start, self.plan.growth)
-
-
-def _rows(maps: Maps) -> torch.Tensor:
-    return maps.buffer.view(-1, maps.buffer.shape[-1])[:, maps.first : maps.last]
-
-
-def _numbers(norm: Normalisation) -> tuple[torch.Tensor, ...]:
-    return norm.gamma, norm.beta, norm.mean, norm.rstd
+        return tiles.alignment(maps.channels) if whole else tiles.alignment(*self.plan.slices)
 
 
 def _taps(conv: Convolution) -> int:

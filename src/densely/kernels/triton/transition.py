@@ -3,46 +3,24 @@
 import torch
 import torch.nn.functional as F
 
-from densely.kernels.engine import Convolution, Maps, Place, Returned, Statistics, Sums
-from densely.kernels.memory import empty
-from densely.kernels.normalisation import Normalisation, sent_back
-from densely.kernels.plan import Plan, TransitionOptions
+from densely.kernels.engine import Convolution, Maps, Place, Returned, Statistics, Sums, returned_through
+from densely.kernels.normalisation import Normalisation
+from densely.kernels.plan import TransitionPlan
 from densely.kernels.triton.block import TritonEngine
 
 
 class TritonTransition:
-    """One pass over a contiguous x, forward or backward.
+    """See `engine.TransitionEngine`.
 
     Args:
         x: (N, H, W, C), contiguous.
-        options: of the call.
-        kernel: (1, 1, C, out).
-        bias: (out,).
+        plan: of the call.
+        conv: kernel (1, 1, C, out) and bias.
     """
 
-    def __init__(
-        self, x: torch.Tensor, options: TransitionOptions, kernel: torch.Tensor, bias: torch.Tensor | None
-    ) -> None:
-        self.x, self.options, self.conv, self.filters = _whole(x), options, Convolution(kernel, bias), kernel.shape[3]
-        self.plan = Plan(
-            images=x.shape[0],
-            size=(x.shape[1], x.shape[2]),
-            start=x.shape[3],
-            growth=self.filters,
-            bottleneck=0,
-            dtype=x.dtype,
-            sums=torch.float32,
-            device=x.device,
-            statistics=(options.statistics,),
-            training=options.training,
-            momentum=options.momentum,
-            epsilon=options.epsilon,
-            rate=options.rate,
-            generator=options.generator,
-            engine="triton",
-            seed=options.seed,
-        )
-        self.engine = TritonEngine(self.plan)
+    def __init__(self, x: torch.Tensor, plan: TransitionPlan, conv: Convolution) -> None:
+        self.x, self.plan, self.conv = _whole(x), plan, conv
+        self.engine = TritonEngine(plan)
 
     def statistics(self) -> Statistics:
         """Of x."""
@@ -50,8 +28,8 @@ class TritonTransition:
 
     def forward(self, norm: Normalisation) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output and dropout's key."""
-        key = self.engine.mask(self.filters, None) if self.options.rate else None
-        made = self.engine.maps(self.filters)
+        key = self.engine.mask(self.plan.filters, None) if self.plan.rate else None
+        made = self.engine.maps(self.plan.filters)
         self.engine.pointwise(self.x, norm, self.conv._replace(mask=key), _whole(made), False)
         pooled = F.avg_pool2d(made.permute(0, 3, 1, 2), 2)
         return pooled.permute(0, 2, 3, 1).contiguous(), key
@@ -63,12 +41,8 @@ class TritonTransition:
         spread, d = _whole(self._spread(gradient)), _whole(self.engine.maps(self.x.channels, self.plan.sums))
         conv = self.conv._replace(mask=mask)
         sums = self.engine.pointwise_backward(self.x, norm, conv, Returned(spread, spread), Place(None, d))
-        returned = Returned(self.x, d, scale=norm.scale)
-        if norm.by_batch:
-            c, e = sent_back(norm, sums.beta, sums.gamma, self.plan.pixels, self.options.replicas)
-            returned = returned._replace(c=c, e=e, mean=norm.mean)
-        result = empty(self.x.buffer.shape, self.plan.dtype, self.plan.device)
-        self.engine.complete(returned, result.view(self.plan.pixels, -1))
+        result = self.plan.empty(self.x.buffer.shape)
+        self.engine.complete(returned_through(self.plan, norm, self.x, d, sums), result.view(self.plan.pixels, -1))
         return result, sums
 
     def _spread(self, pooled: torch.Tensor) -> torch.Tensor:

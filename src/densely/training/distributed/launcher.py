@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from densely.errors import DenselyError, UsageError
+from densely.machine import cores
 from densely.training.distributed import place
 from densely.training.resume.interruption import SIGNALS
 
@@ -58,7 +59,7 @@ def launch(count: int, arguments: Sequence[str], patience: float) -> int:
 
 def _check(count: int) -> None:
     gpus = place.gpus()
-    most, what = (gpus, "GPU") if gpus else (place.cores(), "processor core")
+    most, what = (gpus, "GPU") if gpus else (cores(), "processor core")
     if not 1 <= count <= most:
         raise UsageError(f"--devices {count}: this machine has {most} {what}{'s' * (most > 1)}, one for each process.")
 
@@ -67,7 +68,7 @@ def _start(rank: int, count: int, port: int, arguments: Sequence[str]) -> subpro
     environment = {
         # Their sums need no network, and none of its names.
         **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
-        "OMP_NUM_THREADS": str(max(1, place.cores() // count)),
+        "OMP_NUM_THREADS": str(max(1, cores() // count)),
         "TORCH_CPP_LOG_LEVEL": "FATAL",
         **os.environ,
         "RANK": str(rank),

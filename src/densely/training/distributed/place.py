@@ -88,11 +88,6 @@ def check_gpus(place: Place) -> None:
         raise UsageError(f"LOCAL_RANK is not set, so this process cannot know which of {count} GPUs is its own.")
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _number(variables: Mapping[str, str], name: str) -> int:
     try:
         return int(variables[name])

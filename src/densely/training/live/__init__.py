@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from densely.console import tell
 from densely.errors import DenselyError, reason
 from densely.runs import Run
 from densely.training.live.page import LivePage
@@ -35,10 +36,10 @@ def followed(run: Run, live: bool, console: Console) -> Iterator[LivePage | None
     try:
         page = LivePage(_beginning(run))
     except (OSError, RuntimeError, DenselyError) as error:
-        _tell(console, f"No live page: {reason(error)}. The training goes on without it.")
+        tell(console, f"No live page: {reason(error)}. The training goes on without it.")
         yield None
         return
-    _tell(console, f"Live page      {page.address}")
+    tell(console, f"Live page      {page.address}")
     try:
         yield page
         page.tell(phase="finished", part="val" if run.config.tune else "test", score=run.accuracy)
@@ -63,7 +64,3 @@ def _beginning(run: Run) -> dict[str, Any]:
         "phase": "scoring" if trained else "starting",
         "history": run.history if trained else [],
     }
-
-
-def _tell(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

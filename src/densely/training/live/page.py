@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import threading
 import time
 from contextlib import suppress
@@ -14,20 +13,16 @@ from importlib.resources import files
 from socketserver import TCPServer
 from typing import Any
 
+from densely import loopback
+
 #: Tried in this order, so that the address is mostly the same; 0 is whatever port the system has left.
 PORTS = (*range(8765, 8775), 0)
 #: Seconds that a reader is waited for after the end.
 PATIENCE = 3.0
-#: Names of this machine that a browser may ask for, with any port (one may be forwarded by ssh). Another site's name
-#: that leads here is refused, or its pages could read the state.
-LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 HEADERS = {
-    "Cache-Control": "no-store",
+    **loopback.HEADERS,
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 
 
@@ -100,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hosts = self.headers.get_all("Host", [])
         page = self.server.page
-        if len(hosts) != 1 or not LOOPBACK.fullmatch(hosts[0]):
+        if len(hosts) != 1 or not loopback.NAMES.fullmatch(hosts[0]):
             self._answer(403, "text/plain", b"Only for this machine.\n")
         elif self.path == "/":
             page.asked = time.monotonic()

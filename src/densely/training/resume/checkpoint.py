@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from densely.errors import DataError, reason
-from densely.runs import flush, write_whole
+from densely.files import flush, write_whole
 
 _NAME = re.compile(r"\d{6,}-\d{6,}")
 _TENSORS, _STATE, _BEST, _MANIFEST = "tensors.safetensors", "state.json", "best.weights.h5", "manifest.json"

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from densely import runs
 from densely.errors import DataError, DenselyError, UsageError
+from densely.files import is_aside, remove_asides
 from densely.runs import RunConfig
 
 Resume = Literal["auto", "never"]
@@ -81,20 +82,12 @@ def _newest_broken_off(
 
 def empty(folder: Path) -> bool:
     """Whether a folder holds nothing but a lock, and what a process that was killed had begun to write."""
-    return not any(path.name != ".lock" and not runs.is_aside(path) for path in folder.iterdir())
+    return not any(path.name != ".lock" and not is_aside(path) for path in folder.iterdir())
 
 
 def broken_off(folder: Path) -> bool:
     """Whether a training was begun in a folder, and not scored."""
     return (folder / "config.toml").is_file() and not (folder / "metrics.json").is_file()
-
-
-def differences(before: RunConfig, now: RunConfig) -> list[str]:
-    """What differs between two configs, each as `recipe.epochs=20, not 40`: before, then now."""
-    one, other = flat(before.model_dump()), flat(now.model_dump())
-    # What one of them has no word for (the weights that it does not start from) is None there.
-    pairs = {key: (one.get(key), other.get(key)) for key in one | other}
-    return [f"{key}={then!r}, not {given!r}" for key, (then, given) in pairs.items() if then != given]
 
 
 def lock(folder: Path, held: contextlib.ExitStack) -> None:
@@ -110,7 +103,7 @@ def lock(folder: Path, held: contextlib.ExitStack) -> None:
         raise DenselyError(f"Another process is training in {folder}: wait for it, or choose another --out.") from None
     except OSError as error:
         raise DataError(f"{folder} cannot be locked: {error.strerror or error}.") from None
-    runs.sweep(folder)
+    remove_asides(folder)
 
 
 def make(folder: Path) -> None:
@@ -178,7 +171,7 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
         raise UsageError(f"{folder} already holds something: choose another --out, or remove it first.")
     if resume == "never":
         raise UsageError(f"{folder} already holds a training: choose another --out, or leave --resume out.")
-    found = differences(runs.read_config(folder / "config.toml"), config)
+    found = runs.differences(runs.read_config(folder / "config.toml"), config)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UsageError(
@@ -191,14 +184,3 @@ def _check(folder: Path, config: RunConfig, fingerprints: Mapping[str, str], res
             parts = sorted(recorded.keys() | fingerprints.keys())
             changed = ", ".join(part for part in parts if recorded.get(part) != fingerprints.get(part))
             raise DataError(f"The data have changed since {folder} was begun ({changed}): choose another --out.")
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots in its keys: `recipe.epochs`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

@@ -1,8 +1,4 @@
-"""What a training step sees: in which order, with which random numbers, scaled how.
-
-All of it is a pure function of its arguments. A run that was interrupted at any step can go on exactly where it was,
-because nothing random has a state that would have to be saved.
-"""
+"""Pixels into what a network sees, and back."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,44 +11,6 @@ from densely.data.dataset import Images, chunks, remembered
 from densely.errors import DataError, UsageError, reason, unknown
 
 Kind = Literal["unit", "standardise"]
-
-# Families of random numbers from one seed must never coincide, so each has its own branch of the seed's tree.
-_ORDER, _STEP, _MIRROR = 0, 1, 2
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order in which epoch `epoch` (from 0) visits `n` images: a permutation, int64 (n,).
-
-    The same on every machine and NumPy version: raw bits are sorted, because NumPy guarantees a bit generator's
-    stream for ever and `Generator.permutation` not (NEP 19).
-    """
-    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_ORDER, epoch)))
-    return np.argsort(bits.random_raw(n), kind="stable")
-
-
-def mirrored_in_turn(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of `n` images epoch `epoch` (from 0) mirrors, if each is mirrored in every second epoch: bool (n,).
-
-    By chance in the first epoch, exactly the others in the second, and so on: two epochs show every image both ways,
-    which coins would do for half of them (Jordan 2024, *94 % on CIFAR-10 in 3.29 seconds on a single GPU*, Section
-    3.6).
-    """
-    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_MIRROR,))).random_raw(n)
-    return ((bits >> np.uint64(63)) ^ np.uint64(epoch & 1)).astype(np.bool_)
-
-
-def _levels(images: Images) -> NDArray[np.int64]:
-    """How often each of the 256 values is there in each channel, (c, 256)."""
-    counts = np.zeros((images.shape[3], 256), dtype=np.int64)
-    for chunk in chunks(images):
-        for channel, of_channel in enumerate(counts):
-            of_channel += np.bincount(chunk[..., channel].ravel(), minlength=256)
-    return counts
-
-
-def batch_rng(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """The random numbers that belong to step `step` of epoch `epoch` (both from 0), e.g. for augmentation."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STEP, epoch, step))))
 
 
 @dataclass(frozen=True)
@@ -142,3 +100,12 @@ class Preprocessing:
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise DataError(f"The preprocessing cannot be read ({reason(error)}): write it again.") from error
+
+
+def _levels(images: Images) -> NDArray[np.int64]:
+    """How often each of the 256 values is there in each channel, (c, 256)."""
+    counts = np.zeros((images.shape[3], 256), dtype=np.int64)
+    for chunk in chunks(images):
+        for channel, of_channel in enumerate(counts):
+            of_channel += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    return counts

@@ -1,4 +1,4 @@
-"""`densely sweep`: parses, calls, prints."""
+"""`densely sweep`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from densely.terminal import Channels, DataDir, ImageSize, ReportOption, SkipBad, broken_off, image_size, out, wide
+from densely.commands.options import Channels, DataDir, ImageSize, Limit, ReportOption, SkipBad, image_size
+from densely.commands.terminal import broken_off, out, wide
+from densely.console import tell
 
 if TYPE_CHECKING:
     from densely.sweeps.study import Pruner
@@ -43,9 +45,7 @@ def sweep(
         str, typer.Option(metavar="median|hyperband|none", help="Which trials are ended early.")
     ] = "median",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is drawn, and of every trial.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(help="Use at most this many images of each part.", show_default="all")
-    ] = None,
+    limit: Limit = None,
     size: ImageSize = None,
     channels: Channels = None,
     skip_bad: SkipBad = None,
@@ -96,4 +96,4 @@ def sweep(
         table.add_row(str(trial.number), value, *settings, trial.progress, state)
     wide(table)
     for line in (f"Page           {done.folder / 'sweep.html'}", f"Train the best with:  {done.command}"):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(out, line)

@@ -1,0 +1,20 @@
+"""Words for a user: as they are, and durations."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from densely.console import clock, tell
+
+
+def test_words_are_neither_markup_nor_coloured_nor_wrapped() -> None:
+    with io.StringIO() as file:
+        path = "runs/[bold]photos[/bold]-1/" + 40 * "a long name "
+        tell(Console(file=file, width=20, force_terminal=True), path)
+        assert file.getvalue() == f"{path}\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (86_400, "24:00:00")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text

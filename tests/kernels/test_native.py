@@ -112,6 +112,30 @@ def test_transitions_are_the_operators_in_float64(shape, channels, out, bias, tr
         assert_near(one, other, 3e-3, floor=0.3 * largest)
 
 
+@given(
+    shapes.map(lambda s: (s[0], s[1] + 1, s[2] + 1)), st.integers(1, 60), st.integers(1, 50), st.booleans(),
+    st.sampled_from([0.0, 0.5]), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_small_whole_numbers_are_exact_in_transitions_in_bfloat16(shape, channels, out, bias, rate, seed):
+    torch.manual_seed(seed)
+    x, layer, moving = problem(*shape, channels, out, bias, torch.float32, seed)
+    whole = [None if t is None else torch.randint(-1, 2, t.shape) * (torch.rand(t.shape) < 0.3) for t in layer]
+    gradient = torch.randint(-4, 5, (shape[0], shape[1] // 2, shape[2] // 2, out))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = torch.randint(-2, 4, x.shape, generator=torch.Generator().manual_seed(seed)).to(dtype).requires_grad_()
+        parameters = [None if t is None else t.float().requires_grad_() for t in whole]
+        still = type(moving)(torch.zeros(channels), torch.ones(channels))
+        training = {"training": rate > 0, "seed": seed, "epsilon": 0.0}
+        still = still._replace(frozen1=True)  # dropout, and yet the moving statistics
+        y = transition(inputs, problem()[1]._make(parameters), still, dropout=rate, **training)
+        y.backward(gradient.to(dtype))
+        found.append([y, inputs.grad, *(p.grad for p in parameters if p is not None)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other.float())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bottleneck", [0, 48])
 def test_threads_change_nothing_at_all(dtype, bottleneck):

@@ -55,3 +55,8 @@ inline void pair_within_rows(float* to, const float* from, long stride, long row
         for (long c = 0; c < channels; c += LANES) store(narrow + c, load(from + c));
     }
 }
+
+// Rows of floats, each with the one below it; the last of an odd number with zeros.
+inline void pair_all_rows(float* to, const float* from, long rows, long floats) {
+    for (long r = 0; r < rows; r += 2, from += 2 * floats, to += floats) pair_rows(to, from, r + 1 < rows ? from + floats : nullptr, floats);
+}

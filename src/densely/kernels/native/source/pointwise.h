@@ -129,8 +129,7 @@ void pointwise_backward(
                          bits, first * out + s * SLAB, out, sums + bias_at);
                 if constexpr (PAIRS) {
                     pair_within_rows(by_row, incoming, out_stride, count, out);
-                    for (long r = 0; r < count; r += 2)
-                        pair_rows(by_rows + r / 2 * out_stride, incoming + r * out_stride, r + 1 < count ? incoming + (r + 1) * out_stride : nullptr, out_stride);
+                    pair_all_rows(by_rows, incoming, count, out_stride);
                     for (long s = 0; s < in_slabs; s++) normalise_row_pairs(activation + s * gap, x.slab(s, first), count, masked.affine, s * SLAB);
                 } else {
                     normalise(activation, gap, x, first, count, masked.affine);

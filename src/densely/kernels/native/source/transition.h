@@ -16,11 +16,15 @@ struct Halving {
     long tasks() const { return (rows() + group() - 1) / group(); }
 };
 
-// Rows of scratch, `stride` apart, times all panels of a matrix.
-inline void product_of_rows(float* to, long to_stride, const float* from, long stride, long rows, long terms, const Packed& kernel, const Channels& bias) {
-    const Left a{from, stride, terms, terms, 0};
+// Rows of scratch, `stride` apart, times all panels of a matrix; for PAIRS there is room to make them in.
+template <bool PAIRS>
+inline void product_of_rows(
+    float* to, long to_stride, const float* from, long stride, long rows, long terms, const Packed& kernel, const Channels& bias, float* room) {
+    if constexpr (PAIRS) pair_within_rows(room, from, stride, rows, terms);
+    const long words = PAIRS ? (terms + 1) / 2 : terms;
+    const Left a{PAIRS ? room : from, PAIRS ? stride / 2 : stride, words, words, 0};
     for (long s = 0; s < to_stride / SLAB; s++)
-        product<TILE_VECTORS>(a, rows, kernel.slab(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
+        product<TILE_VECTORS, PAIRS>(a, rows, kernel.slab(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
 }
 
 template <class T>
@@ -48,7 +52,8 @@ void transition_forward(
     const Halving& shape, const T* x, const Norm& norm, const Conv& conv, T* y, int threads) {
     const long W = shape.width, half = shape.half(), in = shape.in, out = shape.out, pairs = 2 * W, group = shape.group();
     const long in_stride = slabs(in) * SLAB, out_stride = slabs(out) * SLAB;
-    const Packed weights = packed_forward(conv, in, out);
+    constexpr bool PAIRS = PAIRED<T>;
+    const Packed weights = PAIRS ? packed_forward(conv, in, out).paired() : packed_forward(conv, in, out);
     const Affine affine(norm);
     const Channels biases = conv.scaled_bias(out);
     const uint8_t* bits = conv.bits;
@@ -56,9 +61,11 @@ void transition_forward(
     const Finish<float> drop{bits, out, nullptr};
 #pragma omp parallel num_threads(threads)
     {
-        Scratch<0> scratch(pairs * (in_stride + out_stride) + group * half * (in_stride + out_stride));
+        const long rows_of_products = std::max(pairs, group * half);
+        Scratch<0> scratch(pairs * (in_stride + out_stride) + group * half * (in_stride + out_stride) + PAIRS * rows_of_products * in_stride / 2);
         float *activation = scratch.take(pairs * in_stride), *full = scratch.take(pairs * out_stride);
         float *pooled = scratch.take(group * half * in_stride), *made = scratch.take(group * half * out_stride);
+        float* room = scratch.take(PAIRS * rows_of_products * in_stride / 2);
 #pragma omp for schedule(dynamic, 1)
         for (long task = 0; task < shape.tasks(); task++) {
             const long first = task * group, rows = std::min(group, shape.rows() - first), count = rows * half;
@@ -66,7 +73,7 @@ void transition_forward(
                 const long above = shape.above(first + r);
                 normalise_rows(activation, in_stride, x + above * in, pairs, in, affine);
                 if (bits) {
-                    product_of_rows(full, out_stride, activation, in_stride, pairs, in, weights, biases);
+                    product_of_rows<PAIRS>(full, out_stride, activation, in_stride, pairs, in, weights, biases, room);
                     drop(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
                     pool(made + r * half * out_stride, full, out_stride, W);
                 } else {
@@ -77,7 +84,7 @@ void transition_forward(
                 multiply_rows(made, count * out_stride, 0.25f);
             } else {
                 multiply_rows(pooled, count * in_stride, 0.25f);
-                product_of_rows(made, out_stride, pooled, in_stride, count, in, weights, biases);
+                product_of_rows<PAIRS>(made, out_stride, pooled, in_stride, count, in, weights, biases, room);
             }
             finish(made, out_stride, count, out, y + first * half * out, out, 0, 0, 0);
         }
@@ -91,22 +98,31 @@ void transition_backward(
     int threads) {
     const long H = shape.height, W = shape.width, half = shape.half(), in = shape.in, out = shape.out, pairs = 2 * W;
     const long in_stride = slabs(in) * SLAB, out_stride = slabs(out) * SLAB, group = shape.group();
-    const Packed weights = packed_backward(conv, in, out);
+    constexpr bool PAIRS = PAIRED<T>;
+    const Packed weights = PAIRS ? packed_backward(conv, in, out).paired() : packed_backward(conv, in, out);
     const Masked masked(norm, false, true);
     const Channels none(in, [](long) { return 0.0f; });
     const uint8_t* bits = conv.bits;
     const long d_at = in * out_stride, bias_at = d_at + 2 * masked.gap, floats = bias_at + out_stride;
     const Segments segments(shape.tasks(), floats);
-    const auto add_kernel = [&](float* sums, const float* a, const float* b, long count) {  // B's rows are out_stride apart
+    const auto add_kernel = [&](float* sums, const float* a, const float* b, long count, float* room) {  // B's rows are out_stride apart
+        if constexpr (PAIRS) {
+            float* b_room = room + (count + 1) / 2 * in_stride;
+            pair_all_rows(room, a, count, in_stride);
+            pair_all_rows(b_room, b, count, out_stride);
+            a = room, b = b_room, count = (count + 1) / 2;
+        }
         for (long s = 0; s < out_stride; s += SLAB)
-            accumulate_outer(sums + s, out_stride, in, a, 0, in_stride, b + s, 0, 1, count, out_stride);
+            accumulate_outer<PAIRS>(sums + s, out_stride, in, a, 0, in_stride, b + s, 0, 1, count, out_stride);
     };
 #pragma omp parallel num_threads(threads)
     {
-        Scratch<0> scratch(pairs * (2 * in_stride + out_stride) + group * half * (2 * in_stride + out_stride));
+        const long room_size = PAIRS * (std::max(pairs, group * half) + 1) / 2 * (in_stride + out_stride);
+        Scratch<0> scratch(pairs * (2 * in_stride + out_stride) + group * half * (2 * in_stride + out_stride) + room_size);
         float *activation = scratch.take(pairs * in_stride), *full = scratch.take(pairs * out_stride);
         float *pooled = scratch.take(group * half * in_stride), *through = scratch.take(group * half * in_stride);
         float *incoming = scratch.take(group * half * out_stride), *spread = scratch.take(pairs * in_stride);
+        float* room = scratch.take(room_size);
         const auto spread_row = [&](float* wide, const float* from, long stride) {
             for (long pixel = 0; pixel < pairs; pixel++)
                 for (long v = 0; v < stride; v += LANES)
@@ -125,7 +141,7 @@ void transition_backward(
                 for (long r = 0; r < count; r++)
                     for (long v = 0; v < out_stride; v += LANES)
                         store(incoming + r * out_stride + v, load(dy + (first * half + r) * out + v, std::max<long>(out - v, 0)) * splat(0.25f));
-                if (!bits) product_of_rows(through, in_stride, incoming, out_stride, count, out, weights, none);
+                if (!bits) product_of_rows<PAIRS>(through, in_stride, incoming, out_stride, count, out, weights, none, room);
                 for (long r = 0; r < rows; r++) {
                     const long above = shape.above(first + r);
                     normalise_rows(activation, in_stride, x + above * in, pairs, in, masked.affine);
@@ -133,8 +149,8 @@ void transition_backward(
                         spread_row(full, incoming + r * half * out_stride, out_stride);
                         Finish<float>{bits, out, nullptr}(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
                         add_bias(full, pairs, 1.0f);
-                        product_of_rows(spread, in_stride, full, out_stride, pairs, out, weights, none);
-                        add_kernel(sums, activation, full, pairs);
+                        product_of_rows<PAIRS>(spread, in_stride, full, out_stride, pairs, out, weights, none, room);
+                        add_kernel(sums, activation, full, pairs, room);
                     } else {
                         spread_row(spread, through + r * half * in_stride, in_stride);
                         pool(pooled + r * half * in_stride, activation, in_stride, W);  // a sum: the incoming has the quarter
@@ -146,7 +162,7 @@ void transition_backward(
                         std::fill(to + (above + pairs) * in, to + (above + pairs + W) * in, 0.0f);
                 }
                 if (!bits) {
-                    add_kernel(sums, pooled, incoming, count);
+                    add_kernel(sums, pooled, incoming, count, room);
                     add_bias(incoming, count, 4.0f);
                 }
             }

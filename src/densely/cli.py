@@ -699,7 +699,9 @@ def serve(
     run_folder: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|MODEL", help="A run folder, a .safetensors file, or an .onnx file of densely export."
+            metavar="RUN|MODEL",
+            help="A run folder, a .safetensors file, an .onnx file of densely export, or cifar10, which comes with "
+            "Densely.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

@@ -168,7 +168,9 @@ class Run:
         if not folder.is_dir():
             raise UsageError(f"There is no run folder {folder}: give the folder that a training printed.")
         if not (folder / "config.toml").is_file():
-            raise UsageError(f"{folder} is no run folder: it has no config.toml.")
+            inside = sorted(folder.glob("*/config.toml"), key=lambda file: file.stat().st_mtime)
+            hint = f"; the newest in it is {inside[-1].parent}" if inside else ""
+            raise UsageError(f"{folder} is no run folder: it has no config.toml{hint}.")
         config = read_config(folder / "config.toml")
         with reading(folder / "inputs.json"):
             inputs = Inputs(**read_json(folder / "inputs.json"))

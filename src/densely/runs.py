@@ -275,6 +275,8 @@ class Run:
         if not path.is_file():
             other = "best" if weights == "final" else "final"
             instead = f"; there are {other} weights" if (self.folder / f"{other}.weights.h5").is_file() else ""
+            if instead and not (self.folder / "metrics.json").is_file():
+                instead += " (--weights best), and the command that began the training goes on with it"
             raise UsageError(f"{self.folder} holds no {weights} weights{instead}.")
         _check_claims(path, parameters(self.config.network))
         model = build(self.config.network)

@@ -98,7 +98,7 @@ def test_files_that_are_no_images_are_told(pets):
     count = len(folder.load(pets, notify=told.append).train)
     assert told == [
         f"left out: 4 files in {pets} that by their names are no PNG, JPEG, WebP or BMP images"
-        " (.heic 2, .txt 1, no ending 1)"
+        " (.heic 2, no ending 1, .txt 1)"
     ]
     for file in [*pets.glob("*/*.[hH]*"), pets / "dog/notes.txt", pets / "dog/Makefile"]:
         file.unlink()

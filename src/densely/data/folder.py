@@ -133,7 +133,8 @@ def _class_names(folders: dict[PartName, Path]) -> tuple[str, ...]:
 
 def _endings(others: Counter[str]) -> str:
     """What files are called at the end, the most frequent first: `.heic 12, .txt 1`."""
-    return ", ".join(f"{ending or 'no ending'} {count:,}" for ending, count in others.most_common(5))
+    most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
+    return ", ".join(f"{ending or 'no ending'} {count:,}" for ending, count in most)
 
 
 def _listing(folder: Path, class_names: tuple[str, ...], others: Counter[str]) -> Listing:

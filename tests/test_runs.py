@@ -152,7 +152,7 @@ def test_an_unfinished_training_says_so(run: Run) -> None:
     assert "Test accuracy" not in repr(again)
     with pytest.raises(UsageError, match="did not finish"):
         again.accuracy  # noqa: B018
-    with pytest.raises(UsageError, match=r"no final weights; there are best weights \(--weights best\), and the command"):
+    with pytest.raises(UsageError, match=r"no final weights; there are best weights \(--weights best\), and"):
         again.model()
 
 

@@ -1,6 +1,9 @@
 """The run folder: written whole, opened with suspicion."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,7 +15,7 @@ from rich.console import Console
 from densely import runs
 from densely.architecture import build
 from densely.errors import DataError, UsageError
-from densely.runs import Run
+from densely.runs import Run, _find_room, write_weights
 from densely.training.single import train
 
 
@@ -181,3 +184,32 @@ def test_the_revision_of_a_checkout_is_recorded_and_none_outside(tmp_path: Path)
     assert runs.git_revision(tmp_path) is None
     revision = runs.git_revision(Path(runs.__file__).parent)
     assert revision is None or len(revision.rstrip("+")) == 40
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are POSIX's")
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_weights_that_find_no_room_end_in_a_sentence(tmp_path: Path, share: float) -> None:
+    """HDF5 alone would leave a hundred lines of its own, or a segmentation fault."""
+    whole = tmp_path / "whole.weights.h5"
+    write_weights(whole, build("densenet-bc-16-8"))
+    limit = int(share * whole.stat().st_size)
+    program = (
+        "import resource, pathlib, densely, densely.runs;"
+        "model = densely.build('densenet-bc-16-8');"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "densely.runs.write_weights(pathlib.Path('some.weights.h5'), model)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("some.weights.h5 cannot be written: File too large.")
+    assert "id ref count" not in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == [whole.name]
+
+
+@pytest.mark.parametrize("network", ["densenet-bc-16-8", "densenet-fast", "notebook"])
+def test_the_room_that_weights_are_given_is_enough(tmp_path: Path, network: str) -> None:
+    model, path = build(network), tmp_path / "some.weights.h5"
+    _find_room(path, model)
+    room = path.stat().st_size
+    write_weights(path, model)
+    assert path.stat().st_size <= room

@@ -437,10 +437,28 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+#: Bytes that HDF5 writes around each weight, at most.
+AROUND_A_WEIGHT = 8192
+
+
+def _find_room(path: Path, model: keras.Model) -> None:
+    """Fill a file as large as that of the weights will be: HDF5 ends the whole process where the disk is full.
+
+    Raises:
+        OSError: there is no room.
+    """
+    size = sum(weight.numpy().nbytes + AROUND_A_WEIGHT for weight in model.weights)
+    block = bytes(2**20)
+    with path.open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
+
+
 def write_weights(path: Path, model: keras.Model) -> None:
     """Write a model's weights, whole; the name must end in `.weights.h5`."""
 
     def write(aside: Path) -> None:
+        _find_room(aside, model)
         model.save_weights(aside)
         _check_claims(aside, model.count_params())  # HDF5 may keep quiet about what it could not write
 

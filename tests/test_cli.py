@@ -110,6 +110,8 @@ def test_report_explain_and_compare(place: Path, tmp_path: Path, inside: Callabl
     ("words", "said"),
     [
         (["report", "nowhere"], "There is no run folder nowhere"),
+        (["report", "runs"], "runs is no run folder: it has no config.toml; the newest in it is runs/"),
+        (["explain", "runs/digits-1", "runs"], "runs is a folder: name an image in it"),
         (["report", "runs/digits-1", "--out", "page.pdf"], "--out must end in .html"),
         (["explain", "runs/digits-1", "none.png"], "There is no image at none.png"),
         (["compare", "runs/digits-1", "runs/digits-1"], "given twice"),

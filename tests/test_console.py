@@ -15,6 +15,9 @@ def test_words_are_neither_markup_nor_coloured_nor_wrapped() -> None:
         assert file.getvalue() == f"{path}\n"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (86_400, "24:00:00")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (86_400, "24:00:00"), (310_000, "3 days 14 h")],
+)
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text

@@ -119,6 +119,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         open_trained(tmp_path / "nowhere.safetensors")
     with pytest.raises(UsageError, match="no run folder"):
         open_trained(tmp_path / "nowhere")
+    (tmp_path / "own.keras").touch()
+    with pytest.raises(UsageError, match=r"own\.keras is a Keras file, .*keras\.saving\.load_model"):
+        open_trained(tmp_path / "own.keras")
     (tmp_path / "text.h5").write_text("neither")
     with pytest.raises(UsageError, match="no run folder"):
         open_trained(tmp_path / "text.h5")

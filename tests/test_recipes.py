@@ -7,7 +7,7 @@ import pytest
 
 from densely.data import Augmentation
 from densely.errors import UsageError
-from densely.recipes import RECIPES, Recipe, Task, change, choose
+from densely.recipes import RECIPES, Recipe, Task, change, choose, idle
 
 
 def by_epoch(recipe: Recipe, steps: int = 10) -> list[float]:
@@ -183,6 +183,32 @@ def test_every_recipe_says_where_it_comes_from_and_how_to_run_it() -> None:
     for recipe in RECIPES.values():
         assert recipe.__doc__ is not None
         assert "densely train" in recipe.__doc__
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "words"),
+    [
+        ({"optimizer": "adamw"}, "momentum", "momentum has no effect: AdamW"),
+        ({"optimizer": "adamw"}, "beta_factor", "AdamW scales"),
+        ({}, "cooldown", "only the schedule trapezoid"),
+        ({"schedule": "trapezoid", "stages": ((1, 0.1),)}, "cooldown", "only the schedule trapezoid"),
+        ({"weight_decay": 0.0}, "decay_on", "the weight decay is 0"),
+        ({}, "fill", "nothing is shifted"),
+        ({"flip_in_turn": True}, "flip_in_turn", "nothing is mirrored without flip"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_told_if_it_was_asked_for(changes: dict, asked: str, words: str) -> None:
+    recipe = Recipe(**changes)
+    assert words in idle(recipe, ["epochs", asked])[0]
+    assert not idle(recipe, ["epochs"])
+
+
+def test_settings_that_do_something_are_not() -> None:
+    recipe = Recipe(schedule="trapezoid", optimizer="muon", shift=1, flip=True)
+    assert not idle(recipe, Recipe.model_fields)
+    assert idle(recipe, Recipe.model_fields, validation_given=True) == [
+        "val_fraction has no effect: the data have a validation part of their own"
+    ]
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:

@@ -1,17 +1,19 @@
 """The run folder: written whole, opened with suspicion."""
 
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import tomli_w
+from processes import densely
 from rich.console import Console
 
 from densely import runs
 from densely.architecture import build
 from densely.errors import DataError, UsageError
-from densely.runs import Run
+from densely.runs import Run, _find_room, write_weights
 from densely.training.single import train
 
 
@@ -157,7 +159,7 @@ def test_an_unfinished_training_says_so(run: Run) -> None:
     assert "Test accuracy" not in repr(again)
     with pytest.raises(UsageError, match="did not finish"):
         again.accuracy  # noqa: B018
-    with pytest.raises(UsageError, match="no final weights; there are best weights"):
+    with pytest.raises(UsageError, match=r"no final weights; there are best weights \(--weights best\), and"):
         again.model()
 
 
@@ -166,3 +168,33 @@ def test_no_folder_and_no_run_folder(tmp_path: Path) -> None:
         Run.open(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"has no config\.toml"):
         Run.open(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are POSIX's")
+@pytest.mark.parametrize("share", [0.1, 0.99])
+def test_weights_that_find_no_room_end_in_a_sentence(tmp_path: Path, share: float) -> None:
+    """HDF5 alone would leave a hundred lines of its own, or a segmentation fault."""
+    whole = tmp_path / "whole.weights.h5"
+    write_weights(whole, build("densenet-bc-16-8"))
+    limit = int(share * whole.stat().st_size)
+    script = tmp_path / "limited.py"
+    script.write_text(
+        "import resource, pathlib, densely, densely.runs\n"
+        "model = densely.build('densenet-bc-16-8')\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "densely.runs.write_weights(pathlib.Path('some.weights.h5'), model)\n"
+    )
+    done = densely(script=script, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("some.weights.h5 cannot be written: File too large.")
+    assert "id ref count" not in done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {whole.name, script.name}
+
+
+@pytest.mark.parametrize("network", ["densenet-bc-16-8", "densenet-fast", "notebook"])
+def test_the_room_that_weights_are_given_is_enough(tmp_path: Path, network: str) -> None:
+    model, path = build(network), tmp_path / "some.weights.h5"
+    _find_room(path, model)
+    room = path.stat().st_size
+    write_weights(path, model)
+    assert path.stat().st_size <= room

@@ -9,7 +9,10 @@ def tell(console: Console, text: object, *, style: str | None = None) -> None:
 
 
 def clock(seconds: float) -> str:
-    """A duration as `m:ss` or `h:mm:ss`."""
+    """A duration as `m:ss` or `h:mm:ss`; from two days on as days and hours."""
+    if seconds >= 48 * 3600:
+        days, hours = divmod(round(seconds / 3600), 24)
+        return f"{days} days {hours} h"
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

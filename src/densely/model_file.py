@@ -240,6 +240,11 @@ def open_trained(path: str | Path) -> Run | ModelFile:
     path = Path(path)
     if path.suffix.lower() == ENDING:
         return ModelFile.open(path)
+    if path.suffix.lower() == ".keras" and path.is_file():
+        raise UsageError(
+            f"{path} is a Keras file, not a run folder or a {ENDING} file: open it in Python after `import "
+            "densely.layers`, by keras.saving.load_model, and use that model's own predict, or its export for ONNX."
+        )
     if not os.path.isdir(path):
         raise UsageError(
             f"There is no run folder {path}: give the folder that a training printed, a {ENDING} file, or the name of "

@@ -6,7 +6,7 @@ what `densely recipes` prints.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -186,6 +186,26 @@ def change(recipe: Recipe, **changes: Any) -> Recipe:
         return Recipe(**{**recipe.model_dump(), **changes})
     except ValidationError as error:
         raise from_validation("training", error) from None
+
+
+def idle(recipe: Recipe, asked: Iterable[str], validation_given: bool = False) -> list[str]:
+    """What was asked for and changes nothing beside the recipe's other settings, each in a sentence.
+
+    Args:
+        recipe: as it will be run.
+        asked: names of the fields that were given.
+        validation_given: whether the data have a validation part of their own.
+    """
+    reasons = {
+        "momentum": "AdamW has none of its kind" if recipe.optimizer == "adamw" else "",
+        "beta_factor": "AdamW scales every step itself" if recipe.optimizer == "adamw" else "",
+        "cooldown": "only the schedule trapezoid has one" if recipe.schedule != "trapezoid" or recipe.stages else "",
+        "decay_on": "the weight decay is 0" if not recipe.weight_decay else "",
+        "fill": "nothing is shifted" if not recipe.shift and recipe.policy == "none" else "",
+        "flip_in_turn": "nothing is mirrored without flip" if not recipe.flip else "",
+        "val_fraction": "the data have a validation part of their own" if validation_given else "",
+    }
+    return [f"{field} has no effect: {reasons[field]}" for field in asked if reasons.get(field)]
 
 
 SVHN = ("svhn", "svhn-extra")

@@ -169,7 +169,9 @@ class Run:
         if not folder.is_dir():
             raise UsageError(f"There is no run folder {folder}: give the folder that a training printed.")
         if not (folder / "config.toml").is_file():
-            raise UsageError(f"{folder} is no run folder: it has no config.toml.")
+            inside = sorted(folder.glob("*/config.toml"), key=lambda file: file.stat().st_mtime)
+            hint = f"; the newest in it is {inside[-1].parent}" if inside else ""
+            raise UsageError(f"{folder} is no run folder: it has no config.toml{hint}.")
         config = read_config(folder / "config.toml")
         with reading(folder / "inputs.json"):
             inputs = Inputs(**read_json(folder / "inputs.json"))
@@ -274,6 +276,8 @@ class Run:
         if not path.is_file():
             other = "best" if weights == "final" else "final"
             instead = f"; there are {other} weights" if (self.folder / f"{other}.weights.h5").is_file() else ""
+            if instead and not (self.folder / "metrics.json").is_file():
+                instead += " (--weights best), and the command that began the training goes on with it"
             raise UsageError(f"{self.folder} holds no {weights} weights{instead}.")
         _check_claims(path, parameters(self.config.network))
         model = build(self.config.network)
@@ -397,10 +401,28 @@ def create_numbered(name: str) -> Path:
     raise AssertionError  # numbers do not end
 
 
+#: Bytes that HDF5 writes around each weight, at most.
+AROUND_A_WEIGHT = 8192
+
+
+def _find_room(path: Path, model: keras.Model) -> None:
+    """Fill a file as large as that of the weights will be: HDF5 ends the whole process where the disk is full.
+
+    Raises:
+        OSError: there is no room.
+    """
+    size = sum(weight.numpy().nbytes + AROUND_A_WEIGHT for weight in model.weights)
+    block = bytes(2**20)
+    with path.open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
+
+
 def write_weights(path: Path, model: keras.Model) -> None:
     """Write a model's weights, whole; the name must end in `.weights.h5`."""
 
     def write(aside: Path) -> None:
+        _find_room(aside, model)
         model.save_weights(aside)
         _check_claims(aside, model.count_params())  # HDF5 may keep quiet about what it could not write
 

@@ -71,7 +71,7 @@ def refused(path, message, error=DataError):
 def test_no_folder(tmp_path):
     refused(tmp_path / "nowhere", "no folder at", UsageError)
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "no folder at", UsageError)
+    refused(tmp_path / "file", "is a file: name a folder", UsageError)
 
 
 def test_too_few_classes(draw, tmp_path):
@@ -81,10 +81,29 @@ def test_too_few_classes(draw, tmp_path):
     refused(tmp_path / "one", "has 1 class folder:")
 
 
+def test_one_class_in_place_of_all(pets):
+    refused(pets / "dog", f"looks like one class of {pets}; train on that folder")
+
+
 def test_a_class_without_images(pets):
     (pets / "fish").mkdir()
     (pets / "fish" / "notes.txt").touch()
-    refused(pets, "class folder .*fish has no")
+    refused(pets, r"class folder .*fish has no .* images \(it has \.txt 1: convert them\)")
+
+
+def test_files_that_are_no_images_are_told(pets):
+    for name in ("cat/a.HEIC", "dog/b.heic", "dog/notes.txt", "dog/Makefile", "dog/.DS_Store"):
+        (pets / name).touch()
+    told: list[str] = []
+    count = len(folder.load(pets, notify=told.append).train)
+    assert told == [
+        f"left out: 4 files in {pets} that by their names are no PNG, JPEG, WebP or BMP images"
+        " (.heic 2, no ending 1, .txt 1)"
+    ]
+    for file in [*pets.glob("*/*.[hH]*"), pets / "dog/notes.txt", pets / "dog/Makefile"]:
+        file.unlink()
+    assert len(folder.load(pets, notify=told.append).train) == count
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(("first", "second"), [("9.png", "9.jpg"), ("x.png", "X.png"), ("sub/x.png", "sub/X.JPG")])
@@ -124,7 +143,7 @@ def test_an_image_that_cannot_be_read_is_named(pets, damage):
     victim = pets / "dog" / "1.jpg"
     content = victim.read_bytes()
     victim.write_bytes({"zero": b"", "text": b"hello", "cut": content[: len(content) // 2]}[damage])
-    with pytest.raises(DataError, match=r"dog/1\.jpg"):
+    with pytest.raises(DataError, match=r"dog/1\.jpg.*, or leave out all such files with --skip-bad\.$"):
         folder.load(pets)
     with pytest.raises(DataError, match=r"dog/1\.jpg"):
         folder.load(pets, size=(32, 32), channels=3)

@@ -27,12 +27,19 @@ def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
 
 
 def test_unknown_names_and_paths():
-    with pytest.raises(
-        UsageError, match=r"no data set named 'cifar1O': did you mean cifar10.*folder of images or of a CSV works too"
-    ):
+    with pytest.raises(UsageError, match=r"no folder, CSV or data set named 'cifar1O': did you mean cifar10"):
         data.load("cifar1O")
     with pytest.raises(UsageError, match="no folder at"):
         data.load("./nowhere")
+
+
+def test_a_folder_whose_name_is_nearly_right_is_offered(tmp_path, monkeypatch):
+    (tmp_path / "Photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"'photo': did you mean Photos\?$"):
+        data.load("photo")
+    with pytest.raises(UsageError, match=r"no folder at photos2: did you mean Photos\?$"):
+        data.load("./photos2")
 
 
 @pytest.mark.parametrize("given", [{"size": (32, 32)}, {"channels": 1}])

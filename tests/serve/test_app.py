@@ -39,6 +39,9 @@ def test_top_is_how_many(server: Served) -> None:
         found = server.client.post(f"predict?{wrong}", content=encoded(SMALL), headers=PNG)
         assert found.status_code == 422
         assert found.json()["error"].startswith(f"{wrong}: ")
+    found = server.client.post("predict?tpo=2", content=encoded(SMALL), headers=PNG)
+    assert found.status_code == 422
+    assert found.json()["error"] == "There is no parameter tpo: there are top and maps."
 
 
 def test_maps_are_those_of_each_class(server: Served) -> None:
@@ -89,7 +92,8 @@ RUN_LENGTH[30] = 1
         (b"", "image/png", 400, "The body is empty"),
         (b"Dear all,", "image/png", 415, "is not a PNG, JPEG, WebP or BMP image"),
         (b"GIF89a" + bytes(50), "image/gif", 415, "is not a PNG"),
-        (encoded(SMALL), "text/plain", 415, "not as text/plain"),
+        (encoded(SMALL), "text/plain", 415, "not as text/plain."),
+        (encoded(SMALL), "application/x-www-form-urlencoded", 415, "(curl: -H 'Content-Type: image/png')"),
         (encoded(SMALL), "", 415, "not as nothing in particular"),
         (encoded(SMALL)[:90], "image/png", 422, "cannot be read as an image"),
         (encoded(SMALL, "JPEG")[:300], "image/jpeg", 422, "cannot be read as an image"),

@@ -1,6 +1,7 @@
 """The progress bar in a real fit, on a real terminal's width and in a log."""
 
 import io
+import re
 
 import keras
 import numpy as np
@@ -29,6 +30,17 @@ def test_a_log_gets_one_plain_line_an_epoch() -> None:
         for word in ("accuracy", "val_loss", "val_accuracy", "lr 0.01", "img/s"):
             assert word in line
         assert "\x1b" not in line
+    assert lines[0].endswith(" left")  # nothing moves in a log that could say it
+    assert not lines[1].endswith(" left")
+
+
+def test_a_log_is_told_in_a_long_first_epoch_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr("densely.training.progress.FORECAST_AFTER", 0.0)
+    fit(ProgressBar(Console(file=log)), epochs=3)
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 4
+    assert re.fullmatch(r"about \d:\d\d an epoch, \d:\d\d to the end", lines[0])
 
 
 def test_a_terminal_gets_a_live_line_with_everything_on_it() -> None:

@@ -60,8 +60,10 @@ def summary(
         str | None, typer.Option(metavar="HxWxC", help="Size and channels of the images.", show_default="network")
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="network")] = None,
-    depth: Annotated[int | None, typer.Option(help="L.", show_default="network")] = None,
-    growth_rate: Annotated[int | None, typer.Option(help="k.", show_default="network")] = None,
+    depth: Annotated[int | None, typer.Option(help="L: layers that have weights.", show_default="network")] = None,
+    growth_rate: Annotated[
+        int | None, typer.Option(help="k: maps that each layer adds.", show_default="network")
+    ] = None,
 ) -> None:
     """Show a network stage by stage, like Table 1 of the paper."""
     from densely import architecture, cost

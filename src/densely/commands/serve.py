@@ -21,14 +21,18 @@ def serve(
     run_folder: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|MODEL", help="A run folder, a .safetensors file, or an .onnx file of densely export."
+            metavar="RUN|MODEL",
+            help="A run folder, a .safetensors file, an .onnx file of densely export, or cifar10, which comes with "
+            "Densely.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any that is free.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(help="That clients must show.", envvar="DENSELY_TOKEN", show_default="none", show_envvar=True),
+        typer.Option(
+            help="Word that clients must show.", envvar="DENSELY_TOKEN", show_default="none", show_envvar=True
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
@@ -39,7 +43,7 @@ def serve(
         Path | None, typer.Option(help="A folder of images that the page offers.", show_default="test images")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="That compute a batch.", show_default="one a core")
+        int | None, typer.Option(min=1, max=1024, help="Threads that compute a batch.", show_default="one a core")
     ] = None,
     max_batch: Annotated[int, _limit("Images answered together.", 1, 1024)] = Limits.batch,
     max_queue: Annotated[int, _limit("Images that may wait.", 1, 100_000)] = Limits.queue,

@@ -80,14 +80,16 @@ def train(
     warmup: Annotated[float | None, _setting("Share of the steps in which the rate rises.")] = None,
     cooldown: Annotated[float | None, _setting("Share of the steps in which a trapezoid falls.")] = None,
     optimizer: Annotated[str | None, _setting("What moves the weights.", metavar="sgd|muon|adamw")] = None,
-    momentum: Annotated[float | None, _setting("Of SGD.")] = None,
+    momentum: Annotated[float | None, _setting("Share of the last step that goes on in the next (SGD, Muon).")] = None,
     beta_factor: Annotated[float | None, _setting("Shifts β learn so many times faster (SGD, Muon).")] = None,
-    weight_decay: Annotated[float | None, _setting("λ.")] = None,
+    weight_decay: Annotated[float | None, _setting("λ: how strongly weights are drawn towards 0.")] = None,
     decay_on: Annotated[
         str | None,
         _setting("λ·w in the gradient of all parameters (the paper), or l2(λ) on kernels.", metavar="all|kernels"),
     ] = None,
-    label_smoothing: Annotated[float | None, _setting("ε, 0 to below 1.")] = None,
+    label_smoothing: Annotated[
+        float | None, _setting("ε: share of a target spread over all classes, 0 to below 1.")
+    ] = None,
     class_weights: Annotated[
         bool | None, _setting("Weigh rare classes more.", names=("--class-weights/--no-class-weights",))
     ] = None,
@@ -113,18 +115,26 @@ def train(
     ] = None,
     turn: Annotated[bool | None, _augmentation("Quarter turns at random.", names=("--turn/--no-turn",))] = None,
     crop: Annotated[float | None, _augmentation("Random rectangle of at least this share, enlarged.")] = None,
-    policy: Annotated[str | None, _augmentation("One random change an image.", metavar="trivial|none")] = None,
+    policy: Annotated[
+        str | None, _augmentation("trivial: one random change of place or colour an image.", metavar="trivial|none")
+    ] = None,
     cutout: Annotated[int | None, _augmentation("Side of a blanked square, in pixels.")] = None,
-    mixup: Annotated[float | None, _augmentation("α of mixup.")] = None,
-    cutmix: Annotated[float | None, _augmentation("α of CutMix.")] = None,
+    mixup: Annotated[float | None, _augmentation("Blend images in pairs: α of mixup, e.g. 0.2.")] = None,
+    cutmix: Annotated[float | None, _augmentation("Paste a piece of another image: α of CutMix, e.g. 1.")] = None,
     flip_test: Annotated[
         bool | None,
         _augmentation("Score the mean over an image and its mirror image.", names=("--flip-test/--no-flip-test",)),
     ] = None,
-    shift_test: Annotated[int | None, _augmentation("And over images moved by so many pixels.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Of the network.", show_default="network")] = None,
-    growth_rate: Annotated[int | None, typer.Option(help="k, of the network.", show_default="network")] = None,
-    dropout: Annotated[float | None, typer.Option(help="0 to below 1.", show_default="network")] = None,
+    shift_test: Annotated[int | None, _augmentation("Score the mean over images moved by so many pixels.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="L: layers of the network that have weights.", show_default="network")
+    ] = None,
+    growth_rate: Annotated[
+        int | None, typer.Option(help="k: maps that each layer adds.", show_default="network")
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Share of outputs set to 0 in training, 0 to below 1.", show_default="network")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.", show_default="0")] = None,
     seeds: Annotated[int | None, typer.Option(help="Train so often, with one seed after the other.")] = None,
     folds: Annotated[

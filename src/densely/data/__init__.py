@@ -4,6 +4,7 @@ parts = densely.data.load("digits")
 parts, record = densely.data.complete(parts, val_fraction=0.1)
 """
 
+import difflib
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from densely.data.rarity import class_weights
 from densely.data.sources import SMALL, SOURCES
 from densely.data.splits import TEST_SEED, SplitRecord, complete, folds, join, limit, stratified
 from densely.data.streaming import Progress
-from densely.errors import UsageError, unknown
+from densely.errors import UsageError
 
 NAMES = tuple(SOURCES)
 """The data sets that have a name; any other data set is a folder of images, or a table of labels."""
@@ -77,7 +78,8 @@ def load(
         size: of a folder's or table's images only: (height, width) in pixels; default from the images (see
             `listings.read`).
         channels: of a folder's or table's images only: 1, 3 or 4; default from the images.
-        notify: told when something is downloaded, or does not fit in memory; default prints to standard error.
+        notify: told when something is downloaded, or does not fit in memory (default prints to standard error), and
+            which files of a folder are no images (default: nobody).
         progress: for a folder or table: called as (images decoded, images to decode).
         skip_bad: of a folder or table: leave out images that cannot be read; `Parts.skipped` tells each of them.
         cache: of a folder or table: bytes that decoded images may take in memory; if they do not all fit, they are read
@@ -106,8 +108,9 @@ def load(
         separators = {os.sep, os.altsep} - {None}
         if path.is_dir() or any(separator in name for separator in separators if separator):
             return folder.load(name, **reading)
-        error = unknown("data set", name, NAMES)
-        raise UsageError(f"{str(error).rstrip('.')}; the path of a folder of images or of a CSV works too.")
+        near = difflib.get_close_matches(name.lower(), NAMES, n=3, cutoff=0.5) + folder.near(path)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"check the path, or choose one of {', '.join(NAMES)}."
+        raise UsageError(f"There is no folder, CSV or data set named {name!r}: {hint}")
     if size is not None or channels is not None:
         raise UsageError(f"{name} has its own image size and channels: leave size and channels out.")
     if skip_bad:

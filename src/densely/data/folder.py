@@ -1,6 +1,9 @@
 """A folder of images: one sub-folder a class, or `train/`, `val/`, `test/` with such sub-folders in each."""
 
+import contextlib
+import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
@@ -24,7 +27,8 @@ def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
 
     Args:
         path: the folder.
-        **reading: size, channels and cache of the images, and so on, as in `listings.read`.
+        **reading: size, channels and cache of the images, and so on, as in `listings.read`. A `notify` that is given is
+            also told which files are left out because they are not called images.
 
     Raises:
         UsageError: there is no such folder, or size or channels are impossible.
@@ -32,12 +36,32 @@ def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
             with different classes, or an image that cannot be read.
     """
     root = Path(path).expanduser()
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is a file: name a folder with a sub-folder for each class, or a CSV of labels.")
     if not root.is_dir():
-        raise UsageError(f"There is no folder at {root}: check the path.")
+        hint = f"did you mean {' or '.join(beside)}?" if (beside := near(root)) else "check the path."
+        raise UsageError(f"There is no folder at {root}: {hint}")
     folders = _part_folders(root)
     class_names = _class_names(folders)
-    found = {part: _listing(folder, class_names) for part, folder in folders.items()}
+    others: Counter[str] = Counter()
+    found = {part: _listing(folder, class_names, others) for part, folder in folders.items()}
+    if others and (notify := reading.get("notify")) is not None:
+        count = others.total()
+        notify(
+            f"left out: {count:,} file{'s' * (count != 1)} in {root} that by their names are no PNG, JPEG, WebP or BMP"
+            f" images ({_endings(others)})"
+        )
     return listings.read(found, class_names, root.resolve().name, **reading)
+
+
+def near(path: Path) -> list[str]:
+    """Folders that lie where `path` would, and are called nearly as it is."""
+    try:
+        beside = {folder.name.casefold(): folder.name for folder in _folders(path.parent)}
+    except OSError:
+        return []
+    found = difflib.get_close_matches(path.name.casefold(), beside, n=3, cutoff=0.7)
+    return [str(path.with_name(beside[name])) for name in found]
 
 
 def _part_folders(root: Path) -> dict[PartName, Path]:
@@ -67,6 +91,11 @@ def _class_names(folders: dict[PartName, Path]) -> tuple[str, ...]:
     names = {part: tuple(folder.name for folder in _folders(where)) for part, where in folders.items()}
     train = names["train"]
     if len(train) < 2:
+        if not train and len(_class_folders_beside(folders["train"])) > 1:
+            raise DataError(
+                f"{folders['train']} has images and no class folders: it looks like one class of"
+                f" {folders['train'].resolve().parent}; train on that folder."
+            )
         raise DataError(
             f"{folders['train']} has {len(train)} class folder{'s' * (len(train) != 1)}: put the images of each class"
             " into a folder of their own, for two classes at least."
@@ -81,7 +110,13 @@ def _class_names(folders: dict[PartName, Path]) -> tuple[str, ...]:
     return train
 
 
-def _listing(folder: Path, class_names: tuple[str, ...]) -> Listing:
+def _endings(others: Counter[str]) -> str:
+    """What files are called at the end, the most frequent first: `.heic 12, .txt 1`."""
+    most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
+    return ", ".join(f"{ending or 'no ending'} {count:,}" for ending, count in most)
+
+
+def _listing(folder: Path, class_names: tuple[str, ...], others: Counter[str]) -> Listing:
     counts: list[int] = []
     above = frozenset({os.path.realpath(folder)})
 
@@ -89,21 +124,32 @@ def _listing(folder: Path, class_names: tuple[str, ...]) -> Listing:
         for name in class_names:
             inside = str(folder / name)
             seen: set[str] = set()
-            for file in _image_files(inside, above):
+            inside_others: Counter[str] = Counter()
+            for file in _image_files(inside, above, inside_others):
                 if (key := _key(file)) in seen:
-                    first = next(other for other in _image_files(inside, above) if _key(other) == key)
+                    first = next(other for other in _image_files(inside, above, Counter()) if _key(other) == key)
                     raise DataError(f"{first} and {file} have one name: rename or remove one of the two.")
                 seen.add(key)
                 yield file
             if not seen:
+                has = f" (it has {_endings(inside_others)}: convert them)" if inside_others else ""
                 raise DataError(
-                    f"The class folder {inside} has no {', '.join(EXTENSIONS)} images: add some or remove it."
+                    f"The class folder {inside} has no {', '.join(EXTENSIONS)} images{has}: add some or remove it."
                 )
+            others.update(inside_others)
             counts.append(len(seen))
 
     # One after the other into one piece of memory: of a million files only the names in one class are strings.
     paths = Paths(files())
     return Listing(paths, np.repeat(np.arange(len(class_names)), counts))
+
+
+def _class_folders_beside(path: Path) -> list[Path]:
+    """Folders with images at once, of those beside `path` and itself."""
+    with contextlib.suppress(OSError):
+        beside = _folders(path.resolve().parent)
+        return [folder for folder in beside if any(e.suffix.lower() in EXTENSIONS for e in folder.iterdir())]
+    return []
 
 
 def _folders(path: Path) -> list[Path]:
@@ -115,21 +161,22 @@ def _holds_only_folders(path: Path) -> bool:
     return bool(_folders(path)) and not any(entry.suffix.lower() in EXTENSIONS for entry in path.iterdir())
 
 
-def _image_files(folder: str, above: frozenset[str]) -> Iterator[str]:
+def _image_files(folder: str, above: frozenset[str], others: Counter[str]) -> Iterator[str]:
     """The images below `folder`, in the order of their sorted paths.
 
-    Links are followed, because people build classes from them, but not in a circle.
+    Links are followed, because people build classes from them, but not in a circle. `others` counts, by their endings,
+    the files that are no images.
     """
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder} is a link that leads back to a folder above it: remove it.")
     # The system tells the kind of an entry with its name: no file has to be looked at by itself.
     with os.scandir(folder) as entries:
-        found = sorted((entry.name, is_folder(entry)) for entry in entries if _is_wanted(entry))
+        found = sorted((entry.name, is_folder(entry)) for entry in entries if _is_wanted(entry, others))
     for name, further in found:
         path = os.path.join(folder, name)
         if further:
-            yield from _image_files(path, above | {real})
+            yield from _image_files(path, above | {real}, others)
         else:
             yield path
 
@@ -139,13 +186,14 @@ def _key(file: str) -> str:
     return os.path.splitext(file)[0].casefold()
 
 
-def _is_wanted(entry: os.DirEntry[str]) -> bool:
+def _is_wanted(entry: os.DirEntry[str], others: Counter[str]) -> bool:
     """Whether an entry is a folder or an image file, and not hidden."""
     if entry.name.startswith("."):
         return False
     if is_folder(entry):
         return True
-    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
+    if (ending := os.path.splitext(entry.name)[1].lower()) not in EXTENSIONS:
+        others[ending] += 1
         return False
     if entry.is_symlink() and not os.path.exists(entry.path):
         raise DataError(f"{entry.path} is a link to a file that is not there: repair or remove it.")

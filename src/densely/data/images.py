@@ -112,6 +112,8 @@ def _opened(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> "Iter
         raise
     except FileNotFoundError as error:
         raise UsageError(f"There is no image at {name}: check the path.") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{name} is a folder: name an image in it.") from error
     except PermissionError as error:  # not the image's fault: it is not to be skipped
         raise DenselyError(f"{name} cannot be read: {error.strerror}.") from error
     except UnidentifiedImageError as error:

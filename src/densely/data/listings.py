@@ -4,7 +4,6 @@ Decoding is paid once: the fitted pixels are kept in a cache, found again by the
 Images that do not fit in memory are streamed instead (see `streaming`), to the same pixels in the same order.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -147,8 +146,12 @@ def _defaults(listing: Listing, skip_bad: bool) -> tuple[tuple[int, int], int]:
     n = len(listing.files)
     sample = []
     for i in np.linspace(0, n - 1, min(SAMPLE, n)).round().astype(int).tolist():
-        with contextlib.suppress(*[DataError] * skip_bad), placed(listing.places, i):
-            sample.append(image_info(listing.files[i]))
+        try:
+            with placed(listing.places, i):
+                sample.append(image_info(listing.files[i]))
+        except DataError as error:
+            if not skip_bad:
+                raise _or_skipped(error) from error
     if not sample:
         raise DataError(
             f"None of {min(SAMPLE, n)} images looked at can be read, {listing.files[0]} first: replace them."
@@ -156,6 +159,11 @@ def _defaults(listing: Listing, skip_bad: bool) -> tuple[tuple[int, int], int]:
     median = statistics.median(min(info.height, info.width) for info in sample)
     side = min(max(8 * round(median / 8), 32), 128)
     return (side, side), 1 if all(info.grey for info in sample) else 3
+
+
+def _or_skipped(error: DataError) -> DataError:
+    """The same error, with the other way out: one bad file of thousands need not be looked for."""
+    return DataError(f"{str(error).removesuffix('.')}, or leave out all such files with --skip-bad.")
 
 
 class _Decoded(NamedTuple):
@@ -185,7 +193,7 @@ def _decode(
         except DataError as error:
             if skip_bad:
                 return str(error)
-            raise
+            raise _or_skipped(error) from error
         return None
 
     bad = {}

@@ -41,7 +41,11 @@ class Checked:
 
     def told(self) -> str:
         """In a sentence, without a full stop."""
-        of = f"{self.images:,} random images ({self.random})" if self.random else f"{self.images:,} {self.part} images"
+        of = (
+            f"{self.images:,} random images ({self.random[0].lower()}{self.random[1:]})"
+            if self.random
+            else f"{self.images:,} {self.part} images"
+        )
         text = f"on {of}, probabilities differ by at most {self.difference:.1e}"
         if self.accuracy is not None:
             before, after = (f"{100 * share:.2f} %" for share in self.accuracy)

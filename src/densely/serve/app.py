@@ -197,6 +197,8 @@ def application(engine: Engine, limits: Limits, metrics: Metrics, samples: Seque
         top: Annotated[int, Query(ge=1, le=1000, description="How many classes to name.")] = 5,
         maps: Annotated[bool, Query(description="Whether to show where in the image the network sees them.")] = False,
     ) -> JSONResponse:
+        if unknown := sorted(set(request.query_params) - {"top", "maps"}):
+            raise Refused(422, "parameter", f"There is no parameter {unknown[0][:50]}: there are top and maps.")
         given = await _files(request, limits)
         decoded = await asyncio.gather(*(decoder.pixels_of(data) for _, data in given))
         right = [pixels for pixels in decoded if not isinstance(pixels, Refused)]
@@ -274,7 +276,8 @@ async def _files(request: Request, limits: Limits) -> list[tuple[str | None, byt
         return [(None, body)]
     if kind != "multipart/form-data":
         sentence = "Send the image as image/* or application/octet-stream, or files as multipart/form-data"
-        raise Refused(415, "content_type", f"{sentence}, not as {kind[:50] or 'nothing in particular'}.")
+        hint = " (curl: -H 'Content-Type: image/png')" if kind == "application/x-www-form-urlencoded" else ""
+        raise Refused(415, "content_type", f"{sentence}, not as {kind[:50] or 'nothing in particular'}{hint}.")
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body

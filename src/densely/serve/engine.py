@@ -63,7 +63,9 @@ class Engine:
         except Exception as error:  # ONNX Runtime's own errors have no common parent
             raise DataError(f"{path} is damaged, or no ONNX file: {reason(error)}") from None
         if KEY not in metadata:
-            raise DataError(f"{path} does not say what its numbers mean: densely export did not write it.")
+            raise DataError(
+                f"{path} does not say what its numbers mean: densely export did not write it; ask it with ONNX Runtime."
+            )
         with reading(path):
             self.meaning = Description.model_validate_json(metadata[KEY])
         if not self.meaning.with_preprocessing:

@@ -105,7 +105,7 @@ def _announce(console: Console, run: Run, prepared: Prepared, processes: int) ->
     lines = [
         f"{run.config.data}: {', '.join(counts)}; {parts.train.classes} classes, {height}×{width}×{channels}",
         f"{run.config.model}: {parameters:,} parameters{' to train' if start is not None and start.freeze else ''}; "
-        f"{recipe.epochs} epochs, batch {recipe.batch_size}, seed {run.config.seed}",
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, batch {recipe.batch_size}, seed {run.config.seed}",
         *([f"weights: {start.weights}, {_treated(start)}"] if start is not None else []),
         f"recipe {recipe.name}: {prepared.why}",
         *([f"on {processes} processes, {_normalised(run)}"] if processes > 1 else []),

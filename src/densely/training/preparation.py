@@ -130,6 +130,8 @@ def prepare(
     if begin is not None:
         begin.preprocessing_fits(settings.get("preprocessing"))
         chosen = recipes.change(chosen, preprocessing=begin.trained.preprocessing.kind)
+    for line in recipes.idle(chosen, settings, validation_given=parts.val is not None):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
     parts, record = complete(parts, val_fraction(chosen, tune), seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")

@@ -9,6 +9,9 @@ from rich.console import Console
 from densely.console import clock
 from densely.training.bars import Live, live
 
+#: Seconds after which a log is told how long a training will take, where its first epoch is longer than that.
+FORECAST_AFTER = 60.0
+
 
 class ProgressBar(keras.callbacks.Callback):
     """Epoch, step, loss, accuracy, learning rate, images/s and time left, for any `model.fit`.
@@ -47,6 +50,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._first_epoch = None
         self._first_step = self._skipped
         self._last_shown = 0.0
+        self._told = False
         self._live = live(self.console)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -68,16 +72,19 @@ class ProgressBar(keras.callbacks.Callback):
         """Advance the live line, not more often than `refresh`."""
         now = time.perf_counter()
         self._train_seconds = now - self._epoch_began
-        if self._live is None or not self._live.moves or now - self._last_shown < self.refresh:
+        if self._live is None:
+            return
+        done = self._skipped + batch + 1
+        if not self._live.moves:
+            self._forecast(now, done)
+            return
+        if now - self._last_shown < self.refresh:
             return
         self._last_shown = now
         self._images = self._images_counted()
-        done = self._skipped + batch + 1
         figures = self._line(self._figures(logs or {}))
         if self._steps:
-            progress = self._epoch - (self._first_epoch or 0) + (done - self._first_step) / self._steps
-            to_do = self._epochs - self._epoch - done / self._steps
-            figures += f"  {clock((now - self._began) / progress * to_do)} left"
+            figures += f"  {clock(self._left(now, done))} left"
         self._show(done, figures)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -94,8 +101,12 @@ class ProgressBar(keras.callbacks.Callback):
         if self._live is not None:
             number = f"{epoch + 1:>{len(str(self._epochs))}}/{self._epochs}"
             figures = self._figures(logs or {})
+            left = self._left(time.perf_counter(), self._steps) if self._steps else 0
+            self._told = True
+            # A log has no line that moves and could say it.
+            end = "" if self._live.moves or not left else f", {clock(left)} left"
             self._live.keep(
-                f"epoch {number}  {self._line(figures)}  {clock(took)}",
+                f"epoch {number}  {self._line(figures)}  {clock(took)}{end}",
                 {"epoch": number, **figures, "time": clock(took)},
             )
 
@@ -108,6 +119,20 @@ class ProgressBar(keras.callbacks.Callback):
         if self._live is not None:
             self._live.close()
             self._live = None
+
+    def _left(self, now: float, done: int) -> float:
+        """Seconds to the end, from what the steps so far took; `done` of this epoch's steps are done."""
+        steps = self._steps or 1
+        progress = self._epoch - (self._first_epoch or 0) + (done - self._first_step) / steps
+        return (now - self._began) / progress * (self._epochs - self._epoch - done / steps)
+
+    def _forecast(self, now: float, done: int) -> None:
+        """In a log, where no line moves: once, in a first epoch that is long, how long all will take."""
+        if self._live is not None and self._steps and not self._told and now - self._began >= FORECAST_AFTER:
+            self._told = True
+            of_epoch = (now - self._began) / (done - self._first_step) * self._steps
+            line = f"about {clock(of_epoch)} an epoch, {clock(self._left(now, done))} to the end"
+            self._live.keep(line, {"epoch": line})
 
     def _show(self, done: int, figures: str) -> None:
         if self._live is not None:

@@ -15,6 +15,13 @@ def rng():
     return np.random.default_rng(9)
 
 
+def test_a_shift_that_leaves_nothing_is_refused():
+    images = IMAGES[:2, :8, :6]
+    with pytest.raises(UsageError, match="6"):
+        augment(images, rng(), Augmentation(shift=6), STANDARDISE)
+    assert augment(images, rng(), Augmentation(shift=5), STANDARDISE).shape == images.shape
+
+
 def test_nothing_by_default():
     np.testing.assert_array_equal(augment(IMAGES, rng(), Augmentation(), STANDARDISE), STANDARDISE(IMAGES))
 

@@ -15,6 +15,7 @@ from densely.data.augmentation.geometry import flip_vertically, shift_and_flip, 
 from densely.data.augmentation.mixing import mix
 from densely.data.augmentation.trivial import trivial_augment
 from densely.data.preprocessing import Preprocessing
+from densely.errors import UsageError
 
 __all__ = [
     "Augmentation",
@@ -82,6 +83,12 @@ def augment(
     Raises:
         UsageError: a setting is out of range, or does not fit the images.
     """
+    if settings.shift >= min(images.shape[1:3]):
+        height, width = images.shape[1:3]
+        raise UsageError(
+            f"The shift is {settings.shift} pixels and the images have {height}×{width}: make it less, or nothing "
+            "of them is left."
+        )
     moves = settings.shift != 0 or settings.flip
     reflects = settings.fill == "reflect"
     flip = mirrored if settings.flip and mirrored is not None else settings.flip

@@ -297,7 +297,7 @@ def test_without_validation_only_final_weights_are_kept(tmp_path: Path) -> None:
         ({"source": "digits", "seed": -1}, UsageError, "seed"),
         ({"source": "digits", "size": (16, 16)}, UsageError, "size"),
         ({"source": "digits", "schedule": "linear"}, UsageError, "schedule"),
-        ({"source": "digits", "shift": 8, "fill": "reflect"}, UsageError, "cannot reflect"),
+        ({"source": "digits", "shift": 8, "fill": "reflect"}, UsageError, "nothing of them is left"),
     ],
 )
 def test_wrong_use_leaves_nothing_behind(options: dict, error: type, words: str, tmp_path, monkeypatch) -> None:

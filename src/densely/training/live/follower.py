@@ -29,7 +29,8 @@ class Follower(keras.callbacks.Callback):
         self.first_step: int | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count from here."""
+        """Count from here, and tell of the first step, however soon it is done."""
+        self.told = 0.0
         self.epoch_began = time.perf_counter()
         self.epoch_first_step = self.conductor.step
         if self.first_step is None:

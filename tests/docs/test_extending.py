@@ -63,6 +63,7 @@ def densely(place: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_source_recipe_network_and_export_work_as_the_page_adds_them(place: Path) -> None:
     assert "densenet-bc-28-8" in densely(place, "models")
     assert "Every image as it is, and nothing else" in densely(place, "recipes")

@@ -1,12 +1,10 @@
 """The page on a variation of one's own: its Python runs, from top to bottom, as it stands."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from processes import densely
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-block.md"
 
@@ -16,13 +14,9 @@ def test_the_python_of_the_page_runs(tmp_path: Path) -> None:
     program = "\n".join(token.content for token in tokens if token.type == "fence" and token.info == "python")
     assert program.count("epochs=20") == 2
     program = program.replace("epochs=20", "epochs=2") + OPENED
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    script = tmp_path / "own_block.py"
+    script.write_text(program, encoding="utf-8")
+    done = densely(script=script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shape, first, second, score, difference = done.stdout.splitlines()
     assert shape == "(None, 8, 8, 72)"

@@ -59,10 +59,10 @@ class Asked {
             if (!width) return normalise(to, gap, x, row * W, W, affine);
             normalise(activation, gap, x, row * W, W, affine);
             const Left a{activation, SLAB, in, SLAB, gap};
-            for (long s = 0; s < slabs(width); s++, to += gap) {
-                product<TILE_VECTORS>(a, W, first.slab(s), first_bias.from(s * SLAB), to, SLAB, [] {});
-                for (long i = 0; i < gap; i += LANES) store(to + i, positive(load(to + i)));
-            }
+            for_slabs(width, [&]<int N>(long s) {
+                product<N>(a, W, first.slab<N>(s), first_bias.from(s * SLAB), to + s * gap, SLAB, [] {});
+                for (long i = s * gap; i < (s + 1) * gap; i += LANES) store(to + i, positive(load(to + i)));
+            });
         };
         const auto ahead = [&](long row, long pixels, long steps) { return Ahead<const T>(x, row * W, pixels, steps); };
         convolution.band(first_row, last_row, make, ahead, scratch, made);

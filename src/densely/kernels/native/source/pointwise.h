@@ -5,13 +5,13 @@
 
 // The 1×1 kernel (in, out), as a product forward takes it, and as one backward does.
 inline Packed packed_forward(const Conv& conv, long in, long out) {
-    Packed packed(in, slabs(out) * TILE_VECTORS);
+    Packed packed(in, out);
     for (long i = 0; i < in; i++) packed.set(i, 0, conv.kernel + i * out, 1, out, conv.factor);
     return packed;
 }
 
 inline Packed packed_backward(const Conv& conv, long in, long out) {
-    Packed packed(out, slabs(in) * TILE_VECTORS);
+    Packed packed(out, in);
     for (long o = 0; o < out; o++) packed.set(o, 0, conv.kernel + o, out, in, conv.factor);
     return packed;
 }
@@ -39,6 +39,7 @@ void pointwise_forward(
         const long row = SLAB / (1 + PAIRS), gap = chunk * row;
         Scratch<0> scratch(slabs(in) * gap + chunk * SLAB);
         float *activation = scratch.take(slabs(in) * gap), *made = scratch.take(chunk * SLAB);
+        std::fill(made, made + chunk * SLAB, 0.0f);  // what fills the last slab of y has to be numbers
 #pragma omp for schedule(dynamic, 16)
         for (long task = 0; task < tasks; task++) {
             const long first = task * chunk, count = std::min(chunk, rows - first), next = first + count;
@@ -50,10 +51,10 @@ void pointwise_forward(
             }
             Ahead<const T> ahead(x, next, std::min(chunk, rows - next), steps);
             const Left a{activation, row, (in + PAIRS) / (1 + PAIRS), row, gap};
-            for (long s = 0; s < slabs(out); s++) {
-                product<TILE_VECTORS, PAIRS>(a, count, weights.slab(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
+            for_slabs(out, [&]<int N>(long s) {
+                product<N, PAIRS>(a, count, weights.template slab<N>(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
                 finish(made, SLAB, count, SLAB, to.slab(s, first), SLAB, first * out + s * SLAB, task, s * SLAB);
-            }
+            });
         }
     }
     if (mean) moments.merge(mean, variance, out);
@@ -136,21 +137,23 @@ void pointwise_backward(
                 }
                 Ahead<const T> ahead_x(x, next, left, steps);
                 Ahead<float, true> ahead_to(places, next, left, steps);
-                for (long s = 0; s < in_slabs; s++)
+                for_slabs(in, [&]<int N>(long s) {
                     for (long block = 0; block < count; block += BLOCK) {
                         const long many = std::min(BLOCK, count - block);
                         const Left a{by_row + block * row, row, (out + PAIRS) / (1 + PAIRS), row, 0, false};
-                        product<TILE_VECTORS, PAIRS>(a, many, weights.slab(s), nullptr, panel, SLAB, [&] {
+                        product<N, PAIRS>(a, many, weights.template slab<N>(s), nullptr, panel, SLAB, [&] {
                             ahead_x.step();
                             ahead_to.step();
                         });
-                        masked(panel, x.slab(s, first + block), places.slab(s, first + block), many, s * SLAB, sums + d_at);
+                        masked.template slab<N>(panel, x.slab(s, first + block), places.slab(s, first + block), many, s * SLAB, sums + d_at);
                     }
+                });
                 for (long i = 0; i < in_slabs; i++)
-                    for (long o = 0; o < out_slabs; o++)
-                        accumulate_outer<PAIRS>(
+                    for_slabs(out, [&]<int N>(long o) {
+                        accumulate_outer<N, PAIRS>(
                             sums + i * SLAB * out_stride + o * SLAB, out_stride, std::min(SLAB, in - i * SLAB), activation + i * gap, 0,
                             SLAB, by_rows + o * SLAB, 0, 1, (count + PAIRS) / (1 + PAIRS), out_stride);
+                    });
             }
         }
         segments.total([&](long i, float sum) {

@@ -64,6 +64,14 @@ inline void for_panels(long vectors, F body) {
     if (vectors - vector == 1) body.template operator()<1>(vector);
 }
 
+inline long vectors_of(long columns) { return (columns + LANES - 1) / LANES; }
+
+// Calls body<N>(slab) for slabs of columns, of which N vectors are wanted: of the last one perhaps not all.
+template <class F>
+inline void for_slabs(long columns, F body) {
+    for_panels(vectors_of(columns), [&]<int N>(long vector) { body.template operator()<N>(vector / TILE_VECTORS); });
+}
+
 // A matrix whose columns lie together by panel: what B is read from. Columns that fill a vector are zero.
 class Packed {
     std::vector<float> data;
@@ -72,7 +80,8 @@ class Packed {
     static long first(long vector) { return vector / TILE_VECTORS * TILE_VECTORS; }
 
    public:
-    Packed(long terms, long vectors) : data(terms * vectors * LANES), terms(terms), vectors(vectors) {}
+    Packed(long terms, long columns)
+        : data(terms * vectors_of(columns) * LANES), terms(terms), vectors(vectors_of(columns)) {}
     // Columns `column` to `column + count` of a term: factor·from[0], factor·from[stride] ...
     void set(long term, long column, const float* from, long stride, long count, float factor) {
         while (count > 0) {
@@ -87,7 +96,7 @@ class Packed {
     }
     // The same in pairs of terms; an odd last one is paired with zeros.
     Packed paired() const {
-        Packed pairs((terms + 1) / 2, vectors);
+        Packed pairs((terms + 1) / 2, vectors * LANES);
         for (long tile = 0; tile < vectors; tile += TILE_VECTORS) {
             const long floats = std::min<long>(TILE_VECTORS, vectors - tile) * LANES;
             const float* from = &data[tile * terms * LANES];
@@ -100,7 +109,8 @@ class Packed {
     // Where the terms of a panel of N vectors begin, N vectors each.
     template <int N>
     const float* panel(long term, long vector) const { return data.data() + (vector * terms + term * N) * LANES; }
-    const float* slab(long s) const { return data.data() + s * terms * SLAB; }
+    template <int N>
+    const float* slab(long s, long term = 0) const { return panel<N>(term, s * TILE_VECTORS); }
 };
 
 // A product's left side, whose terms may come in stretches (slabs).
@@ -160,21 +170,20 @@ inline void product(
 
 // to += Aᵀ·B for M rows over `outer` stretches of `inner` terms, with A's element (i, o, k) a[i + o * a_outer + k * a_inner],
 // and B's row (o, k) at b + o * b_outer + k * b_row.
-template <bool PAIRS, int M>
+template <bool PAIRS, int M, int N>
 __attribute__((noinline)) void outer_tile(
     float* to, long stride, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner, long b_row) {
-    constexpr int N = TILE_VECTORS;
     Vector acc[M][N] = {};
     for (long o = 0; o < outer; o++) multiply<PAIRS, M, N>(acc, a + o * a_outer, 1, a_inner, b + o * b_outer, b_row, inner);
     EACH(m, M) EACH(n, N) store(to + m * stride + n * LANES, load(to + m * stride + n * LANES) + acc[m][n]);
 }
 
-// sums (rows × SLAB, rows `stride` apart) += Aᵀ·B, where B's rows are `b_row` apart: gradients of kernels.
-template <bool PAIRS = false>
+// sums (rows × N vectors, rows `stride` apart) += Aᵀ·B, where B's rows are `b_row` apart: gradients of kernels.
+template <int N, bool PAIRS = false>
 inline void accumulate_outer(
     float* sums, long stride, long rows, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner,
     long b_row) {
     for_rows(rows, [&]<int M>(long row) {
-        outer_tile<PAIRS, M>(sums + row * stride, stride, a + row, a_outer, a_inner, b, b_outer, outer, inner, b_row);
+        outer_tile<PAIRS, M, N>(sums + row * stride, stride, a + row, a_outer, a_inner, b, b_outer, outer, inner, b_row);
     });
 }

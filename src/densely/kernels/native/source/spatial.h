@@ -37,7 +37,7 @@ class Bands {
 
 // Term (dy, i), column (dx, o) of a kernel (3, 3, in, out), in pairs.
 inline Packed packed_pairs(const Conv& conv, long in, long out) {
-    Packed packed(3 * in, (3 * out + LANES - 1) / LANES);
+    Packed packed(3 * in, 3 * out);
     for (long dy = 0; dy < 3; dy++)
         for (long dx = 0; dx < 3; dx++)
             for (long i = 0; i < in; i++) packed.set(dy * in + i, dx * out, conv.kernel + ((dy * 3 + dx) * in + i) * out, 1, out, conv.factor);
@@ -46,7 +46,7 @@ inline Packed packed_pairs(const Conv& conv, long in, long out) {
 
 // Term (dy, dx, o), column i: what comes back, in pairs; the taps are read from the other end.
 inline Packed packed_pairs_backward(const Conv& conv, long in, long out) {
-    Packed packed(9 * out, slabs(in) * TILE_VECTORS);
+    Packed packed(9 * out, in);
     for (long tap = 0; tap < 9; tap++)
         for (long o = 0; o < out; o++) packed.set(tap * out + o, 0, conv.kernel + (8 - tap) * in * out + o, out, in, conv.factor);
     return packed.paired();
@@ -55,7 +55,7 @@ inline Packed packed_pairs_backward(const Conv& conv, long in, long out) {
 // Term (t, i), column (dx, o) of a kernel (3, 3, in, out), t a turned row of taps.
 inline Packed packed_taps(const Conv& conv, long in, long out) {
     const std::vector<float> turned = turned_taps(conv.kernel, 3 * in * out, false);
-    Packed packed(4 * in, (3 * out + LANES - 1) / LANES);
+    Packed packed(4 * in, 3 * out);
     for (long t = 0; t < 4; t++)
         for (long dx = 0; dx < 3; dx++)
             for (long i = 0; i < in; i++) packed.set(t * in + i, dx * out, &turned[((t * 3 + dx) * in + i) * out], 1, out, conv.factor);
@@ -65,7 +65,7 @@ inline Packed packed_taps(const Conv& conv, long in, long out) {
 // Term (t, dx, o), column i: what comes back from the pixels around one, so that the taps are read from the other end.
 inline Packed packed_taps_backward(const Conv& conv, long in, long out) {
     const std::vector<float> turned = turned_taps(conv.kernel, 3 * in * out, true);
-    Packed packed(12 * out, slabs(in) * TILE_VECTORS);
+    Packed packed(12 * out, in);
     for (long t = 0; t < 4; t++)
         for (long dx = 0; dx < 3; dx++)
             for (long o = 0; o < out; o++)
@@ -83,7 +83,7 @@ struct Convolution {
     Convolution(const Shape& shape, long in, long out, const Conv& conv)
         : height(shape.height), width(shape.width), in(in), out(out), weights((PAIRS ? packed_pairs : packed_taps)(conv, in, out)), biases(conv.scaled_bias(out)) {}
 
-    long vectors() const { return (3 * out + LANES - 1) / LANES; }
+    long vectors() const { return vectors_of(3 * out); }
     long out_stride() const { return slabs(out) * SLAB; }
     long row_floats() const { return slabs(in) * width * SLAB; }
     long parts_floats() const { return (width + 2) * vectors() * LANES + LANES; }
@@ -305,19 +305,19 @@ void spatial_backward(
                     };
                     if constexpr (PAIRS) {
                         for (long r = 0; r < rows; r++)
-                            for (long s = 0; s < in_slabs; s++) {
+                            for_slabs(in, [&]<int N>(long s) {
                                 const float* around_it = reinterpret_cast<const float*>(made + (row - first + r) * around);
                                 const Left a{around_it, out / 2, 3 * taps / 2, taps / 2, around / 2, false};
-                                product<TILE_VECTORS, true>(a, W, weights.slab(s), nullptr, panel, SLAB, fetch_next);
-                                masked(panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
-                            }
-                        for (long s = 0; s < in_slabs; s++) {
+                                product<N, true>(a, W, weights.template slab<N>(s), nullptr, panel, SLAB, fetch_next);
+                                masked.template slab<N>(panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
+                            });
+                        for_slabs(in, [&]<int N>(long s) {
                             normalise_row_pairs(activation, x.slab(s, at), rows * W, masked.affine, s * SLAB);
                             for (long dy = 0; dy < 3; dy++)
-                                accumulate_outer<true>(
+                                accumulate_outer<N, true>(
                                     sums + dy * taps * in_stride + s * SLAB, in_stride, taps, in_pairs + (row - first + dy) * beside, beside,
                                     taps, activation, W / 2 * SLAB, rows, W / 2, SLAB);
-                        }
+                        });
                     } else {
                         for (long pair = 0; pair < twos; pair++)
                             turn_rows(turned + pair * around, pairs * around, made + (row - first + 2 * pair) * around, around);
@@ -329,25 +329,25 @@ void spatial_backward(
                                 halves(means_of_two + s * gap + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
                         }
                         for (long pair = 0; pair < twos; pair++)
-                            for (long s = 0; s < in_slabs; s++) {
+                            for_slabs(in, [&]<int N>(long s) {
                                 const auto multiply_by = [&](long t, float* to, bool add) {
                                     const Left a{turned + (t * pairs + pair) * around, out, taps, taps, 0, false};
-                                    product<TILE_VECTORS>(a, W, weights.slab(s) + t * taps * SLAB, nullptr, to, SLAB, fetch_next, add);
+                                    product<N>(a, W, weights.template slab<N>(s, t * taps), nullptr, to, SLAB, fetch_next, add);
                                 };
                                 multiply_by(0, panel, false);
                                 multiply_by(1, panel_below, false);
                                 sum_and_difference(panel, panel_below, W * SLAB);
                                 multiply_by(2, panel, true);
                                 const long upper = at + 2 * pair * W, lower = upper + W;
-                                masked(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
-                                if (2 * pair + 1 == rows) continue;
+                                masked.template slab<N>(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
+                                if (2 * pair + 1 == rows) return;
                                 multiply_by(3, panel_below, true);
-                                masked(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
-                            }
-                        for (long s = 0; s < in_slabs; s++) {
+                                masked.template slab<N>(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
+                            });
+                        for_slabs(in, [&]<int N>(long s) {
                             const float *own = activation + s * gap, *mean = means_of_two + s * gap;
                             const auto add_up = [&](long t, const float* b, long b_outer) {
-                                accumulate_outer(
+                                accumulate_outer<N>(
                                     sums + t * taps * in_stride + s * SLAB, in_stride, taps, turned + t * pairs * around, around, out, b, b_outer,
                                     twos, W, SLAB);
                             };
@@ -355,7 +355,7 @@ void spatial_backward(
                             add_up(1, mean + half, W * SLAB);
                             add_up(2, own, 2 * W * SLAB);
                             add_up(3, own + W * SLAB, 2 * W * SLAB);
-                        }
+                        });
                     }
                 }
             }

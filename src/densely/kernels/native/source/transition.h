@@ -19,12 +19,13 @@ struct Halving {
 // Rows of scratch, `stride` apart, times all panels of a matrix; for PAIRS there is room to make them in.
 template <bool PAIRS>
 inline void product_of_rows(
-    float* to, long to_stride, const float* from, long stride, long rows, long terms, const Packed& kernel, const Channels& bias, float* room) {
+    float* to, long to_stride, const float* from, long stride, long rows, long terms, long columns, const Packed& kernel, const Channels& bias, float* room) {
     if constexpr (PAIRS) pair_within_rows(room, from, stride, rows, terms);
     const long words = PAIRS ? (terms + 1) / 2 : terms;
     const Left a{PAIRS ? room : from, PAIRS ? stride / 2 : stride, words, words, 0};
-    for (long s = 0; s < to_stride / SLAB; s++)
-        product<TILE_VECTORS, PAIRS>(a, rows, kernel.slab(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
+    for_slabs(columns, [&]<int N>(long s) {
+        product<N, PAIRS>(a, rows, kernel.template slab<N>(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
+    });
 }
 
 template <class T>
@@ -73,7 +74,7 @@ void transition_forward(
                 const long above = shape.above(first + r);
                 normalise_rows(activation, in_stride, x + above * in, pairs, in, affine);
                 if (bits) {
-                    product_of_rows<PAIRS>(full, out_stride, activation, in_stride, pairs, in, weights, biases, room);
+                    product_of_rows<PAIRS>(full, out_stride, activation, in_stride, pairs, in, out, weights, biases, room);
                     drop(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
                     pool(made + r * half * out_stride, full, out_stride, W);
                 } else {
@@ -84,7 +85,7 @@ void transition_forward(
                 multiply_rows(made, count * out_stride, 0.25f);
             } else {
                 multiply_rows(pooled, count * in_stride, 0.25f);
-                product_of_rows<PAIRS>(made, out_stride, pooled, in_stride, count, in, weights, biases, room);
+                product_of_rows<PAIRS>(made, out_stride, pooled, in_stride, count, in, out, weights, biases, room);
             }
             finish(made, out_stride, count, out, y + first * half * out, out, 0, 0, 0);
         }
@@ -112,8 +113,9 @@ void transition_backward(
             pair_all_rows(b_room, b, count, out_stride);
             a = room, b = b_room, count = (count + 1) / 2;
         }
-        for (long s = 0; s < out_stride; s += SLAB)
-            accumulate_outer<PAIRS>(sums + s, out_stride, in, a, 0, in_stride, b + s, 0, 1, count, out_stride);
+        for_slabs(out, [&]<int N>(long s) {
+            accumulate_outer<N, PAIRS>(sums + s * SLAB, out_stride, in, a, 0, in_stride, b + s * SLAB, 0, 1, count, out_stride);
+        });
     };
 #pragma omp parallel num_threads(threads)
     {
@@ -141,7 +143,7 @@ void transition_backward(
                 for (long r = 0; r < count; r++)
                     for (long v = 0; v < out_stride; v += LANES)
                         store(incoming + r * out_stride + v, load(dy + (first * half + r) * out + v, std::max<long>(out - v, 0)) * splat(0.25f));
-                if (!bits) product_of_rows<PAIRS>(through, in_stride, incoming, out_stride, count, out, weights, none, room);
+                if (!bits) product_of_rows<PAIRS>(through, in_stride, incoming, out_stride, count, out, in, weights, none, room);
                 for (long r = 0; r < rows; r++) {
                     const long above = shape.above(first + r);
                     normalise_rows(activation, in_stride, x + above * in, pairs, in, masked.affine);
@@ -149,7 +151,7 @@ void transition_backward(
                         spread_row(full, incoming + r * half * out_stride, out_stride);
                         Finish<float>{bits, out, nullptr}(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
                         add_bias(full, pairs, 1.0f);
-                        product_of_rows<PAIRS>(spread, in_stride, full, out_stride, pairs, out, weights, none, room);
+                        product_of_rows<PAIRS>(spread, in_stride, full, out_stride, pairs, out, in, weights, none, room);
                         add_kernel(sums, activation, full, pairs, room);
                     } else {
                         spread_row(spread, through + r * half * in_stride, in_stride);

@@ -24,13 +24,13 @@ from interleave import machine
 
 from densely import architecture
 from densely.data import Dataset, Preprocessing
+from densely.interruption import StopSignals
 from densely.recipes import Recipe
 from densely.training.batches import Batches
 from densely.training.distributed.replica import Replica, Shares
 from densely.training.distributed.world import World, joined
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD
-from densely.training.resume.interruption import StopSignals
 
 
 def main() -> None:

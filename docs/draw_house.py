@@ -30,7 +30,10 @@ LEVELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "how to train, how good it is": ("#fff9c4", ("recipes", "evaluation")),
     "networks and images": ("#e8f5e9", ("architecture", "layers", "whitening", "cost", "notebook", "fused", "data")),
     "the dense block, fused": ("#fce4ec", ("kernels",)),
-    "beneath all": ("#eceff1", ("errors", "files", "machine", "console", "loopback", "pictures", "version")),
+    "beneath all": (
+        "#eceff1",
+        ("errors", "interruption", "files", "machine", "console", "loopback", "pictures", "version"),
+    ),
 }  # fmt: skip
 """From the top: a room imports what stands on its own level or on those below."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from densely.interruption import Interrupted, StopSignals
 from densely.training import pool
-from densely.training.resume.interruption import Interrupted, StopSignals
 
 
 def work(ask: pool.Ask, what: str) -> object:

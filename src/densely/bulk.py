@@ -29,10 +29,10 @@ from densely.errors import DataError, DenselyError, UsageError
 from densely.evaluation import probabilities
 from densely.evaluation.views import YES
 from densely.files import flush
+from densely.interruption import Interrupted, StopSignals
 from densely.model_file import ModelFile
 from densely.runs import Run, Weights
 from densely.training.bars import live
-from densely.training.resume.interruption import Interrupted, StopSignals
 
 if TYPE_CHECKING:
     import keras

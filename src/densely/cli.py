@@ -29,7 +29,7 @@ from densely.commands.terminal import Told, err, out
 from densely.commands.train import train
 from densely.console import tell
 from densely.errors import DenselyError
-from densely.training.resume.interruption import StopSignals
+from densely.interruption import StopSignals
 
 app = typer.Typer(
     help="DenseNets trained from scratch, where labelled images are scarce.",

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from densely import report
 from densely.errors import DenselyError, UsageError
+from densely.interruption import Interrupted
 from densely.runs import Run, read_config
 from densely.sweeps import trial as trials
 from densely.sweeps.space import Space, parse
@@ -24,7 +25,6 @@ from densely.sweeps.study import Study
 from densely.sweeps.sweep import Swept, sweep
 from densely.sweeps.trial import Order, Result
 from densely.training.batches import Batches
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 FIXED = {"model": "densenet-bc-16-8", "epochs": 2}

@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 
 import densely
 from densely.errors import DenselyError
+from densely.interruption import Interrupted
 from densely.kernels import memory
 from densely.training import graphs, optimizers
 from densely.training.graphs import Constants, GraphedStep
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD, Muon
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 pytest.importorskip("triton", reason="Triton is not installed")

@@ -20,12 +20,12 @@ from browser import DESK, PHONE, fits, opened
 from rich.console import Console
 
 from densely.errors import DenselyError
+from densely.interruption import Interrupted
 from densely.runs import Run
 from densely.training.batches import Batches
 from densely.training.live import followed, page
 from densely.training.live.page import LivePage
 from densely.training.repeats import repeat
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 TINY = {"model": "densenet-bc-16-8", "epochs": 2, "limit": 200, "batch_size": 32, "val_fraction": 0.2}

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from densely import data
 from densely.errors import UsageError
+from densely.interruption import Interrupted
 from densely.training.batches import Batches
 from densely.training.parts import parts_of
 from densely.training.repeats import repeat
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 TINY = {"model": "densenet-bc-16-8", "epochs": 1, "limit": 120, "console": Console(quiet=True), "recipe": "auto"}

@@ -16,11 +16,11 @@ from rich.console import Console
 import densely
 from densely import data
 from densely.errors import DataError, DenselyError, UsageError
+from densely.interruption import Interrupted
 from densely.recipes import Recipe
 from densely.runs import Run
 from densely.training.batches import Batches
 from densely.training.parts import parts_of
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 QUIET = Console(quiet=True)

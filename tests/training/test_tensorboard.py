@@ -10,10 +10,10 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from densely.errors import DataError, UsageError
+from densely.interruption import Interrupted
 from densely.runs import Run
 from densely.training import single
 from densely.training.batches import Batches
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 from densely.training.tensorboard import TAGS
 

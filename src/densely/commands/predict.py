@@ -14,7 +14,7 @@ from densely.commands.options import Trained, WeightsOption, which_weights
 from densely.commands.terminal import ended, out
 from densely.console import tell
 from densely.errors import UsageError
-from densely.training.resume.interruption import Interrupted
+from densely.interruption import Interrupted
 
 
 def predict(

@@ -9,8 +9,8 @@ import typer
 
 from densely.commands.options import DataDir, WeightsOption, which_weights
 from densely.commands.terminal import ended, err, out
+from densely.interruption import Interrupted
 from densely.serve.limits import Limits
-from densely.training.resume.interruption import Interrupted
 
 
 def _limit(text: str, least: float, most: float) -> Any:

@@ -62,9 +62,9 @@ def sweep(
 
     The same command again goes on where a sweep was broken off. The test part is not looked at.
     """
+    from densely.interruption import Interrupted
     from densely.report.sweep_page import told
     from densely.sweeps.sweep import sweep as try_all
-    from densely.training.resume.interruption import Interrupted
 
     try:
         done = try_all(

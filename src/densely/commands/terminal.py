@@ -14,7 +14,7 @@ from rich.table import Table
 from densely.console import tell
 
 if TYPE_CHECKING:
-    from densely.training.resume.interruption import Interrupted
+    from densely.interruption import Interrupted
 
 out = Console()
 err = Console(stderr=True)

@@ -28,7 +28,7 @@ from densely.commands.options import (
 )
 from densely.commands.terminal import Told, broken_off, out
 from densely.errors import UsageError
-from densely.training.resume.interruption import Interrupted
+from densely.interruption import Interrupted
 
 
 def _setting(text: str, names: tuple[str, ...] = (), panel: str = "Training", **more: Any) -> Any:

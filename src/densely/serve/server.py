@@ -20,6 +20,7 @@ from densely.console import tell
 from densely.data.digits import load as digits
 from densely.errors import DenselyError, UsageError
 from densely.export.description import Description
+from densely.interruption import StopSignals
 from densely.runs import Weights
 from densely.serve import samples as sampling
 from densely.serve.app import application
@@ -30,7 +31,6 @@ from densely.serve.limits import Limits
 from densely.serve.metrics import Metrics
 from densely.serve.preparing import MODEL, SAMPLES, prepare
 from densely.serve.samples import Sample
-from densely.training.resume.interruption import StopSignals
 
 #: Seconds that requests have to finish when the server is told to end.
 PATIENCE = 5

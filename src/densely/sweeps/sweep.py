@@ -15,6 +15,7 @@ from densely import runs
 from densely.console import tell
 from densely.errors import DenselyError, UsageError, reason
 from densely.files import write_whole
+from densely.interruption import Interrupted, StopSignals
 from densely.report.sweep_page import Axis, Trial, ranked, told
 from densely.report.sweep_page import write as write_page
 from densely.runs import Run
@@ -30,7 +31,6 @@ from densely.training.parts import name_of
 from densely.training.preparation import prepare
 from densely.training.resume import claim
 from densely.training.resume.claim import Resume
-from densely.training.resume.interruption import Interrupted, StopSignals
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from densely.errors import DenselyError, UsageError, reason
-from densely.training.resume.interruption import Interrupted
+from densely.interruption import Interrupted
 
 PATIENCE = 60.0
 """Seconds that a worker has to write its checkpoint, once it was asked to end."""

@@ -21,11 +21,11 @@ from densely.console import tell
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
+from densely.interruption import Interrupted, StopSignals
 from densely.runs import Run
 from densely.training import pool
 from densely.training.parts import name_of
 from densely.training.resume import claim
-from densely.training.resume.interruption import Interrupted, StopSignals
 from densely.training.single import train
 
 

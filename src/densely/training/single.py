@@ -14,6 +14,7 @@ from densely import architecture, runs
 from densely.data import Dataset, Parts
 from densely.errors import UsageError, reason
 from densely.evaluation import held_out_scores, probabilities
+from densely.interruption import Interrupted, StopSignals
 from densely.runs import Run, RunConfig
 from densely.training import graphs
 from densely.training import tensorboard as event_files
@@ -32,7 +33,6 @@ from densely.training.progress import ProgressBar
 from densely.training.resume import checkpoint, claim, keeper
 from densely.training.resume.checkpoint import Checkpoint
 from densely.training.resume.claim import Resume, claimed
-from densely.training.resume.interruption import Interrupted, StopSignals
 from densely.training.resume.keeper import SAVE_EVERY, Keeper
 
 

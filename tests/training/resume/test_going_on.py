@@ -19,12 +19,12 @@ from rich.console import Console
 
 from densely.data import load
 from densely.errors import DataError, DenselyError, UsageError
+from densely.interruption import Interrupted
 from densely.runs import Run
 from densely.training import single
 from densely.training.batches import Batches
 from densely.training.resume import checkpoint, state
 from densely.training.resume.claim import claimed
-from densely.training.resume.interruption import Interrupted
 from densely.training.single import train
 
 # Everything that is random or remembers: dropout, augmentation, averaged weights, momentum, accumulation, a schedule.

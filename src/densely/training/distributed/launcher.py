@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from densely.errors import DenselyError, UsageError
+from densely.interruption import SIGNALS
 from densely.machine import cores
 from densely.training.distributed import place
-from densely.training.resume.interruption import SIGNALS
 
 #: Seconds beyond the patience of the processes, after which what has not ended by itself is killed.
 GRACE = 15.0

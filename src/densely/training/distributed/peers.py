@@ -22,8 +22,8 @@ from typing import Any
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from densely.errors import DenselyError
+from densely.interruption import Interrupted
 from densely.training.distributed.place import LAUNCHER, Place
-from densely.training.resume.interruption import Interrupted
 
 #: Seconds in which all processes of a training must have come.
 JOINING = 300.0

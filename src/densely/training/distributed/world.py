@@ -18,12 +18,12 @@ from safetensors.numpy import load, save
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from densely.errors import UsageError
+from densely.interruption import StopSignals
 from densely.training.distributed import place as places
 from densely.training.distributed.peers import GRACE, ElsewhereError, Peers, arrive
 from densely.training.distributed.place import Place
 from densely.training.distributed.replica import Replica
 from densely.training.resume.checkpoint import Checkpoint
-from densely.training.resume.interruption import StopSignals
 
 Found = TypeVar("Found")
 

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 
 from densely.errors import DataError, UsageError, reason
+from densely.interruption import Interrupted, StopSignals
 from densely.training.conductor import Conductor
 from densely.training.resume import checkpoint, state
 from densely.training.resume.checkpoint import Checkpoint
-from densely.training.resume.interruption import Interrupted, StopSignals
 
 #: Between two checkpoints; one of a network with two million weights takes a tenth of a second.
 SAVE_EVERY = "5m"

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from densely.training.resume.interruption import Interrupted, StopSignals
+from densely.interruption import Interrupted, StopSignals
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -31,7 +31,7 @@ def test_deferred_it_is_only_noted() -> None:
 def test_a_second_one_ends_the_process_at_once() -> None:
     code = """
 import os, signal
-from densely.training.resume.interruption import StopSignals
+from densely.interruption import StopSignals
 with StopSignals() as signals, signals.deferred():
     os.kill(os.getpid(), signal.SIGINT)
     print("asked", flush=True)

@@ -198,6 +198,86 @@ def test_weight_decay_is_l2_on_kernels_only() -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+HEAD = ["final_norm", "final_relu", "global_pool", "logits", "probabilities"]
+BODY = ["dense_block_1", "transition_1", "dense_block_2", *HEAD]
+
+
+@pytest.mark.parametrize(
+    ("stem", "names"),
+    [
+        ("cifar", ["image", "stem_conv"]),
+        ("whitened", ["image", "whitening", "stem_relu", "stem_conv"]),
+        (
+            "imagenet",
+            ["image", "stem_pad", "stem_conv", "stem_norm", "stem_relu", "stem_pool_pad", "stem_pool"],
+        ),
+    ],
+)
+def test_layers_have_the_names_that_weights_are_saved_and_frozen_by(stem: str, names: list[str]) -> None:
+    model = build(NetworkSpec(layers=(1, 1), stem=stem))
+    assert [layer.name for layer in model.layers] == names + BODY
+    assert model.name == "densenet"
+    assert build(NetworkSpec(layers=(1, 1)), name="My-Own").name == "my_own"
+
+
+def test_the_network_that_is_built_if_nothing_is_said() -> None:
+    model = build()
+    assert model.name == "densenet_bc_100_12"
+    assert len([layer for layer in model.layers if layer.name.startswith("dense_block")]) == 3
+
+
+@pytest.mark.parametrize("stem", ["cifar", "whitened", "imagenet"])
+def test_every_layer_gets_every_setting(stem: str) -> None:
+    settings = {"norm_momentum": 0.7, "norm_epsilon": 0.01, "use_bias": True, "weight_decay": 0.03, "dropout": 0.25}
+    network = NetworkSpec(layers=(1, 1), stem=stem, bottleneck=True, initializer="he_uniform", **settings)
+    model = build(network, fused=False)
+    inner = list(model._flatten_layers(include_self=False))
+    norms = [layer for layer in inner if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == {(0.7, 0.01)}
+    convolutions = [layer for layer in inner if isinstance(layer, keras.layers.Conv2D)]
+    assert len(convolutions) == 6
+    assert all(layer.use_bias for layer in convolutions)
+    assert all(isinstance(layer.kernel_initializer, keras.initializers.HeUniform) for layer in convolutions)
+    decayed = [*convolutions, model.get_layer("logits")]
+    assert [float(layer.kernel_regularizer.l2) for layer in decayed] == pytest.approx([0.03] * 7)
+    parts = [layer for layer in model.layers if layer.name.startswith(("dense_block", "transition"))]
+    assert [(part.fused, part.get_config()["dropout"]) for part in parts] == [(False, 0.25)] * 3
+    plain = build(network, weight_decay=0.0, fused=False)
+    assert {layer.kernel_regularizer for layer in plain._flatten_layers() if hasattr(layer, "kernel_regularizer")} == {
+        None
+    }
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks", "bottleneck", "says"),
+    [
+        (
+            11,
+            3,
+            False,
+            "3 blocks: (depth - 4) must be shared out evenly between the blocks; the nearest that fit: 10, 13.",
+        ),
+        (12, 3, False, "the nearest that fit: 10, 13."),
+        (4, 3, False, "the nearest that fit: 7."),
+        (2, 3, False, "the nearest that fit: 7."),
+        (8, 3, False, "the nearest that fit: 7, 10."),
+        (
+            6,
+            2,
+            True,
+            "shared out evenly between the blocks, and halved by the bottleneck; the nearest that fit: 8.",
+        ),
+        (7, 1, True, "does not fit 1 block: "),
+    ],
+)
+def test_a_depth_that_does_not_fit_is_told_with_the_nearest(
+    depth: int, blocks: int, bottleneck: bool, says: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        spec("densenet-40-12", depth=depth, blocks=blocks, bottleneck=bottleneck)
+    assert says in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["densenet-bc-16-8", "densenet-22-plain"])
 def test_saves_and_loads_in_both_formats(name: str, tmp_path: Path) -> None:
     network = NETWORKS.get(name) or NetworkSpec(depth=10, growth_rate=4, dropout=0.1, weight_decay=1e-4, use_bias=True)

@@ -130,3 +130,62 @@ def test_none_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("epoch", "step", "words"), [(0, 3, "in epoch 1, after step 3"), (2, 0, "after epoch 2")])
 def test_how_far_it_came(epoch: int, step: int, words: str) -> None:
     assert checkpoint.reached(epoch, step) == words
+
+
+def test_the_same_step_is_written_again_and_damaged_again(tmp_path: Path) -> None:
+    for content in ("[]", "{}", '{"tensors.safetensors": "0"}'):
+        checkpoint.save(tmp_path, made(1))
+        checkpoint.save(tmp_path, made(2))
+        path = checkpoint.save(tmp_path, made(2))
+        (path / "manifest.json").write_text(content)
+        told: list[str] = []
+        found = checkpoint.newest(tmp_path, told.append)
+        assert found is not None and found.step == 1
+        assert len(told) == 1
+        assert told[0].startswith(f"The checkpoint {path} is damaged (manifest.json is not what was written): going")
+
+
+def test_steps_are_counted_not_spelt(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000, 1_000_001):
+        checkpoint.save(tmp_path, made(step))
+    assert names(tmp_path) == ["000000-1000000", "000000-1000001"]
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None and found.step == 1_000_001
+
+
+def test_what_is_left_of_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for before in ("there was none before it", f"{tmp_path / 'checkpoints' / '000000-000001'} is whole"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_file", full)
+            with pytest.raises(DataError) as caught:
+                checkpoint.save(tmp_path, made(2))
+        assert f"cannot be written: No space left on device; {before}. Make room" in str(caught.value)
+        checkpoint.save(tmp_path, made(1))
+
+
+def test_best_weights_are_kept_where_a_disk_knows_no_second_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    best = tmp_path / "best.weights.h5"
+    best.write_bytes(b"of epoch 1")
+    checkpoint.save(tmp_path, made(1))
+    write_whole(best, lambda aside: aside.write_bytes(b"of epoch 2"))
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    checkpoint.put_best_back(tmp_path, made(1))
+    assert best.read_bytes() == b"of epoch 2"  # of no folder, there are none to put back
+    checkpoint.put_best_back(tmp_path, found)
+    assert best.read_bytes() == b"of epoch 1"
+
+
+def test_nothing_is_left_of_those_of_a_run_that_has_ended(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, made(1))
+    checkpoint.remove_all(tmp_path)
+    assert list(tmp_path.iterdir()) == []

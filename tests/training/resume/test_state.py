@@ -88,3 +88,12 @@ def test_generators_go_on_as_they_would_have() -> None:
 def test_bad_numbers_are_found(bad: float) -> None:
     assert state.all_finite({"a": np.ones(3, dtype=np.float32), "b": np.array([2**31], dtype=np.uint32)})
     assert not state.all_finite({"a": np.array([1, bad, 3], dtype=np.float32)})
+
+
+def test_a_generator_of_another_length_is_refused() -> None:
+    taken = state.generators()
+    short = {**taken, "torch": [taken["torch"][0][:-2]]}
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="the state of PyTorch's generator has another length"):
+        state.put_generators_back(short)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -9,6 +9,7 @@ from processes import densely
 PAGE = Path(__file__).parents[2] / "docs" / "own-block.md"
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_runs(tmp_path: Path) -> None:
     tokens = MarkdownIt("commonmark").parse(PAGE.read_text(encoding="utf-8"))
     program = "\n".join(token.content for token in tokens if token.type == "fence" and token.info == "python")

@@ -42,6 +42,7 @@ def check(notebook: nbformat.NotebookNode) -> None:
     assert len(figures) == 8
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DENSELY_CIFAR", raising=False)
     check(executed(nbformat.read(PATH, 4), tmp_path))

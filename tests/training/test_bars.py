@@ -46,6 +46,7 @@ run.model()
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_gets_one_output_a_training(tmp_path: Path) -> None:
     cells = executed(of(FIT, INTERRUPTED, QUIET, TRAIN, SHOWN, NETWORK), tmp_path).cells
     fit, interrupted, quiet, train, run, network = cells

@@ -31,7 +31,7 @@ class Asked {
         for (long c = 0; c < in; c++)
             for (long o = 0; o < width; o++) kernel[c * width + o] = g.kernel1[c * width + o] * (g.gamma2[o] * r[o]);
         for (long o = 0; o < width; o++) bias[o] = g.beta2[o] + ((g.bias1 ? g.bias1[o] : 0.0f) - g.mean2[o]) * (g.gamma2[o] * r[o]);
-        return packed_forward({kernel.data(), bias.data(), 1.0f, nullptr}, in, width);
+        return packed_forward<false>({kernel.data(), bias.data(), 1.0f, nullptr}, in, width);
     }
 
    public:

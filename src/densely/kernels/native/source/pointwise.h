@@ -3,17 +3,19 @@
 #pragma once
 #include "passes.h"
 
-// The 1×1 kernel (in, out), as a product forward takes it, and as one backward does.
+// The 1×1 kernel (in, out), as a product forward takes it, and as one backward does; in pairs of terms if they are wanted.
+template <bool PAIRS>
 inline Packed packed_forward(const Conv& conv, long in, long out) {
     Packed packed(in, out);
     for (long i = 0; i < in; i++) packed.set(i, 0, conv.kernel + i * out, 1, out, conv.factor);
-    return packed;
+    return PAIRS ? packed.paired() : packed;
 }
 
+template <bool PAIRS>
 inline Packed packed_backward(const Conv& conv, long in, long out) {
     Packed packed(out, in);
     for (long o = 0; o < out; o++) packed.set(o, 0, conv.kernel + o, out, in, conv.factor);
-    return packed;
+    return PAIRS ? packed.paired() : packed;
 }
 
 // Sum number i of a 1×1 convolution's pass back: its kernel's, in rows of whole slabs, then those of `put_sums`.
@@ -28,7 +30,7 @@ void pointwise_forward(
     const Maps<const T>& x, long out, const Norm& norm, const Conv& conv, T* y, float* mean, float* variance, int threads) {
     const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
     constexpr bool PAIRS = PAIRED<T>;
-    const Packed weights = PAIRS ? packed_forward(conv, in, out).paired() : packed_forward(conv, in, out);
+    const Packed weights = packed_forward<PAIRS>(conv, in, out);
     const Affine affine(norm);
     const Channels biases = conv.scaled_bias(out);
     const Maps<T> to{y, rows, 0, out};
@@ -98,7 +100,7 @@ void pointwise_backward(
     const Gradients& result, int threads) {
     const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
     constexpr bool PAIRS = PAIRED<T>;
-    const Packed weights = PAIRS ? packed_backward(conv, in, out).paired() : packed_backward(conv, in, out);
+    const Packed weights = packed_backward<PAIRS>(conv, in, out);
     const Masked masked(norm, true, true);
     const uint8_t* bits = conv.bits;
     const T* y = read.y;

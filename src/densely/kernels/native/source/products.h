@@ -101,8 +101,7 @@ class Packed {
             const long floats = std::min<long>(TILE_VECTORS, vectors - tile) * LANES;
             const float* from = &data[tile * terms * LANES];
             float* to = &pairs.data[tile * pairs.terms * LANES];
-            for (long term = 0; term < terms; term += 2, from += 2 * floats, to += floats)
-                pair_rows(to, from, term + 1 < terms ? from + floats : nullptr, floats);
+            pair_all_rows(to, from, terms, floats);
         }
         return pairs;
     }

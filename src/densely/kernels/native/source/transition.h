@@ -54,7 +54,7 @@ void transition_forward(
     const long W = shape.width, half = shape.half(), in = shape.in, out = shape.out, pairs = 2 * W, group = shape.group();
     const long in_stride = slabs(in) * SLAB, out_stride = slabs(out) * SLAB;
     constexpr bool PAIRS = PAIRED<T>;
-    const Packed weights = PAIRS ? packed_forward(conv, in, out).paired() : packed_forward(conv, in, out);
+    const Packed weights = packed_forward<PAIRS>(conv, in, out);
     const Affine affine(norm);
     const Channels biases = conv.scaled_bias(out);
     const uint8_t* bits = conv.bits;
@@ -100,7 +100,7 @@ void transition_backward(
     const long H = shape.height, W = shape.width, half = shape.half(), in = shape.in, out = shape.out, pairs = 2 * W;
     const long in_stride = slabs(in) * SLAB, out_stride = slabs(out) * SLAB, group = shape.group();
     constexpr bool PAIRS = PAIRED<T>;
-    const Packed weights = PAIRS ? packed_backward(conv, in, out).paired() : packed_backward(conv, in, out);
+    const Packed weights = packed_backward<PAIRS>(conv, in, out);
     const Masked masked(norm, false, true);
     const Channels none(in, [](long) { return 0.0f; });
     const uint8_t* bits = conv.bits;

@@ -59,8 +59,8 @@ class Asked {
             if (!width) return normalise(to, gap, x, row * W, W, affine);
             normalise(activation, gap, x, row * W, W, affine);
             const Left a{activation, SLAB, in, SLAB, gap};
-            for_slabs(width, [&]<int N>(long s) {
-                product<N>(a, W, first.slab<N>(s), first_bias.from(s * SLAB), to + s * gap, SLAB, [] {});
+            for_slabs(width, [&]<int HALVES>(long s) {
+                product<HALVES>(a, W, first.slab<HALVES>(s), first_bias.from(s * SLAB), to + s * gap, SLAB, [] {});
                 for (long i = s * gap; i < (s + 1) * gap; i += LANES) store(to + i, positive(load(to + i)));
             });
         };

@@ -19,33 +19,53 @@ constexpr bool PAIRED = false;
 template <bool PAIRS>
 using Term = std::conditional_t<PAIRS, bfloat16, float>;
 
-template <bool PAIRS>
+// sum + a·b; of the lower HALF of the lanes alone, if so wanted, and then the upper are anything.
+template <bool PAIRS, bool HALF = false>
 inline __attribute__((always_inline)) Vector plus_product(Vector sum, Vector a, Vector b) {
+#if defined(__AVX512F__)
+    if constexpr (HALF) {
+        const auto lower = [](Vector v) { return _mm512_castps512_ps256((__m512)v); };
+        const auto whole = [](__m256 v) { return (Vector)_mm512_castps256_ps512(v); };
+#if defined(__AVX512BF16__)
+        if constexpr (PAIRS) return whole(_mm256_dpbf16_ps(lower(sum), (__m256bh)lower(a), (__m256bh)lower(b)));
+#endif
+        return whole(_mm256_fmadd_ps(lower(a), lower(b), lower(sum)));
+    }
+#endif
 #if defined(__AVX512BF16__)
     if constexpr (PAIRS) return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #endif
     return sum + a * b;
 }
 
+#if defined(__AVX512BF16__)
+// Two rows that lie one behind the other in a register: each element of the first with that of the second.
+inline Vector zipped(__m512i rows) {
+    constexpr int HALF = LANES << 16;
+    Bits order;
+    for (int i = 0; i < LANES; i++) order[i] = HALF | i << 16 | i;
+    return (Vector)_mm512_permutexvar_epi16((__m512i)order, rows);
+}
+
 // Each element of a row with the one below it.
 inline Vector paired(const bfloat16* row, const bfloat16* below) {
-    typedef uint16_t Narrow __attribute__((vector_size(2 * LANES)));
-    Narrow low, high;
-    memcpy(&low, row, sizeof low);
-    memcpy(&high, below, sizeof high);
-    return (Vector)(__builtin_convertvector(low, Bits) | __builtin_convertvector(high, Bits) << 16);
+    const auto at = [](const bfloat16* r) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(r)); };
+    return zipped(_mm512_inserti64x4(_mm512_castsi256_si512(at(row)), at(below), 1));
 }
 
-inline Vector paired(Vector row, Vector below) {
-    bfloat16 narrow[2][LANES];
-    store(narrow[0], row);
-    store(narrow[1], below);
-    return paired(narrow[0], narrow[1]);
-}
+inline Vector paired(Vector row, Vector below) { return zipped((__m512i)_mm512_cvtne2ps_pbh((__m512)below, (__m512)row)); }
+#else  // compiled, never called
+inline Vector paired(const bfloat16*, const bfloat16*) { return {}; }
+inline Vector paired(Vector, Vector) { return {}; }
+#endif
+
+inline Vector paired(const float* row, const float* below) { return paired(load(row), load(below)); }
 
 // Without a row below, with zeros.
-inline void pair_rows(float* to, const float* row, const float* below, long floats) {
-    for (long i = 0; i < floats; i += LANES) store(to + i, paired(load(row + i), below ? load(below + i) : Vector{}));
+template <class T>
+inline void pair_rows(float* to, const T* row, const T* below, long count) {
+    static const T none[LANES] = {};
+    for (long i = 0; i < count; i += LANES) store(to + i, paired(row + i, below ? below + i : none));
 }
 
 // Rows of floats, `stride` apart, to pairs within each row. What fills an odd row up meets zeros, and has to be a number.
@@ -56,7 +76,8 @@ inline void pair_within_rows(float* to, const float* from, long stride, long row
     }
 }
 
-// Rows of floats, each with the one below it; the last of an odd number with zeros.
-inline void pair_all_rows(float* to, const float* from, long rows, long floats) {
-    for (long r = 0; r < rows; r += 2, from += 2 * floats, to += floats) pair_rows(to, from, r + 1 < rows ? from + floats : nullptr, floats);
+// Rows, each with the one below it; the last of an odd number with zeros.
+template <class T>
+inline void pair_all_rows(float* to, const T* from, long rows, long count) {
+    for (long r = 0; r < rows; r += 2, from += 2 * count, to += count) pair_rows(to, from, r + 1 < rows ? from + count : nullptr, count);
 }

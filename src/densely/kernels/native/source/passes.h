@@ -120,10 +120,10 @@ struct Masked {
         : affine(norm), factor(norm.channels, [&](long c) { return scaled ? norm.gamma[c] * norm.rstd[c] : 1.0f; }), add(add),
           gap(slabs(norm.channels) * SLAB) {}
 
-    // The first N vectors of a slab of gradients, x and places.
-    template <int N, class T>
+    // The first HALVES of vectors of a slab of gradients, x and places; none is halved.
+    template <int HALVES, class T>
     void slab(const float* gradient, const T* x, float* to, long rows, long channel, float* sums) const {
-        for (int n = 0; n < N; n++, gradient += LANES, x += LANES, to += LANES, channel += LANES)
+        for (int n = 0; n < vectors_in(HALVES); n++, gradient += LANES, x += LANES, to += LANES, channel += LANES)
             (add ? &Masked::column<true, T> : &Masked::column<false, T>)(*this, gradient, SLAB, x, SLAB, to, SLAB, rows, channel, LANES, sums);
     }
     // A vector of channels, `lanes` of them there.

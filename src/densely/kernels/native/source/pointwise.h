@@ -53,8 +53,8 @@ void pointwise_forward(
             }
             Ahead<const T> ahead(x, next, std::min(chunk, rows - next), steps);
             const Left a{activation, row, (in + PAIRS) / (1 + PAIRS), row, gap};
-            for_slabs(out, [&]<int N>(long s) {
-                product<N, PAIRS>(a, count, weights.template slab<N>(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
+            for_slabs(out, [&]<int HALVES>(long s) {
+                product<HALVES, PAIRS>(a, count, weights.template slab<HALVES>(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
                 finish(made, SLAB, count, SLAB, to.slab(s, first), SLAB, first * out + s * SLAB, task, s * SLAB);
             });
         }
@@ -64,9 +64,9 @@ void pointwise_forward(
 
 // A chunk of a slab of the gradient of a 1×1 convolution's output: d·d_scale + c + e·(y - mean) behind dropout's mask; adds up
 // the bias's.
-template <bool DROP, bool STATISTICS, class T>
+template <bool DROP, bool STATISTICS, class To, class T>
 inline void incoming_rows(
-    float* incoming, long stride, long rows, const float* d, const T* y, const Channels& d_scale, const Channels& c, const Channels& e,
+    To* incoming, long stride, long rows, const float* d, const T* y, const Channels& d_scale, const Channels& c, const Channels& e,
     const Channels& mean,
     long channel, const uint8_t* bits, long element, long width, float* bias) {
     for (int n = 0; n < TILE_VECTORS; n++, channel += LANES, element += LANES) {
@@ -111,16 +111,18 @@ void pointwise_backward(
     const Maps<float> places{to, rows, 0, in};
     const long in_slabs = slabs(in), out_slabs = slabs(out), out_stride = out_slabs * SLAB;
     const long d_at = in * out_stride, bias_at = d_at + 2 * masked.gap, floats = bias_at + out_stride;
-    const auto make = bits ? (y ? incoming_rows<true, true, T> : incoming_rows<true, false, T>)
-                           : (y ? incoming_rows<false, true, T> : incoming_rows<false, false, T>);
+    using To = Term<PAIRS>;
+    const auto make = bits ? (y ? incoming_rows<true, true, To, T> : incoming_rows<true, false, To, T>)
+                           : (y ? incoming_rows<false, true, To, T> : incoming_rows<false, false, To, T>);
     const Segments segments(tasks, floats);
 #pragma omp parallel num_threads(threads)
     {
         const long pairs = (chunk + PAIRS) / (1 + PAIRS), gap = pairs * SLAB, row = out_stride / (1 + PAIRS);
-        Scratch<0> scratch(in_slabs * gap + chunk * out_stride * (1 + PAIRS) + BLOCK * SLAB);
-        float *activation = scratch.take(in_slabs * gap), *incoming = scratch.take(chunk * out_stride), *panel = scratch.take(BLOCK * SLAB);
-        // What comes in as the products take it: in pairs of channels, and in pairs of rows.
-        float *by_row = PAIRS ? scratch.take(chunk * row) : incoming, *by_rows = PAIRS ? scratch.take(pairs * out_stride) : incoming;
+        Scratch<0> scratch(in_slabs * gap + chunk * row + PAIRS * pairs * out_stride + BLOCK * SLAB);
+        float *activation = scratch.take(in_slabs * gap), *panel = scratch.take(BLOCK * SLAB);
+        // What comes in as the products take it: by rows, whose neighbours may be pairs, and the same in pairs of rows.
+        float *by_row = scratch.take(chunk * row), *by_rows = PAIRS ? scratch.take(pairs * out_stride) : by_row;
+        To* incoming = reinterpret_cast<To*>(by_row);
 #pragma omp for schedule(dynamic, 1)
         for (long segment = 0; segment < segments.count; segment++) {
             float* sums = segments.begin(segment);
@@ -131,28 +133,30 @@ void pointwise_backward(
                     make(incoming + s * SLAB, out_stride, count, ds.slab(s, first), y ? ys.slab(s, first) : y, d_scales, cs, es, means, s * SLAB,
                          bits, first * out + s * SLAB, out, sums + bias_at);
                 if constexpr (PAIRS) {
-                    pair_within_rows(by_row, incoming, out_stride, count, out);
                     pair_all_rows(by_rows, incoming, count, out_stride);
                     for (long s = 0; s < in_slabs; s++) normalise_row_pairs(activation + s * gap, x.slab(s, first), count, masked.affine, s * SLAB);
                 } else {
                     normalise(activation, gap, x, first, count, masked.affine);
                 }
-                Ahead<const T> ahead_x(x, next, left, steps);
+                Ahead<const T> ahead_x(x, next, left, steps), ahead_y(ys, next, y ? left : 0, steps);
+                Ahead<const float> ahead_d(ds, next, left, steps);
                 Ahead<float, true> ahead_to(places, next, left, steps);
-                for_slabs(in, [&]<int N>(long s) {
+                for_slabs(in, [&]<int HALVES>(long s) {
                     for (long block = 0; block < count; block += BLOCK) {
                         const long many = std::min(BLOCK, count - block);
                         const Left a{by_row + block * row, row, (out + PAIRS) / (1 + PAIRS), row, 0, false};
-                        product<N, PAIRS>(a, many, weights.template slab<N>(s), nullptr, panel, SLAB, [&] {
+                        product<HALVES, PAIRS>(a, many, weights.template slab<HALVES>(s), nullptr, panel, SLAB, [&] {
                             ahead_x.step();
                             ahead_to.step();
+                            ahead_d.step();
+                            ahead_y.step();
                         });
-                        masked.template slab<N>(panel, x.slab(s, first + block), places.slab(s, first + block), many, s * SLAB, sums + d_at);
+                        masked.template slab<HALVES>(panel, x.slab(s, first + block), places.slab(s, first + block), many, s * SLAB, sums + d_at);
                     }
                 });
                 for (long i = 0; i < in_slabs; i++)
-                    for_slabs(out, [&]<int N>(long o) {
-                        accumulate_outer<N, PAIRS>(
+                    for_slabs(out, [&]<int HALVES>(long o) {
+                        accumulate_outer<HALVES, PAIRS>(
                             sums + i * SLAB * out_stride + o * SLAB, out_stride, std::min(SLAB, in - i * SLAB), activation + i * gap, 0,
                             SLAB, by_rows + o * SLAB, 0, 1, (count + PAIRS) / (1 + PAIRS), out_stride);
                     });

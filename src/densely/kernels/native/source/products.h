@@ -17,9 +17,13 @@
 // A loop that is written out, without which a tile would not stay in registers.
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < count; i++)
 
-// acc += A·B for M rows and N vectors of columns, over `count` terms (or PAIRS of terms, see pairs.h).
+// Widths of tiles are counted in half vectors: where a processor takes 512 bits in two steps (Zen 4) a half costs half, and
+// nowhere more than a whole. So the last of an odd number is a vector's lower half. Without AVX-512 there are no halves.
+constexpr int vectors_in(int halves) { return (halves + 1) / 2; }
+
+// acc += A·B for M rows and HALVES of vectors of columns, over `count` terms (or PAIRS of terms, see pairs.h).
 // A's element (i, k) is a[i * row + k * term]; B's row k begins at b + k * stride.
-template <bool PAIRS, int M, int N>
+template <bool PAIRS, int M, int HALVES, int N = vectors_in(HALVES)>
 inline __attribute__((always_inline)) void multiply(
     Vector (&acc)[M][N], const float* a, long row, long term, const float* b, long stride, long count) {
 #pragma GCC unroll 2
@@ -31,9 +35,9 @@ inline __attribute__((always_inline)) void multiply(
         if constexpr (N > 2) STAY_IN_REGISTER(c2);
         EACH(m, M) {
             const Vector element = splat(a[m * row]);
-            acc[m][0] = plus_product<PAIRS>(acc[m][0], element, c0);
-            if constexpr (N > 1) acc[m][1] = plus_product<PAIRS>(acc[m][1], element, c1);
-            if constexpr (N > 2) acc[m][2] = plus_product<PAIRS>(acc[m][2], element, c2);
+            acc[m][0] = plus_product<PAIRS, HALVES == 1>(acc[m][0], element, c0);
+            if constexpr (N > 1) acc[m][1] = plus_product<PAIRS, HALVES == 3>(acc[m][1], element, c1);
+            if constexpr (N > 2) acc[m][2] = plus_product<PAIRS, HALVES == 5>(acc[m][2], element, c2);
         }
         a += term;
         b += stride;
@@ -55,21 +59,21 @@ inline void for_rows(long rows, F body) {
     rows_of_tiles<TILE_ROWS>(0, rows, body);
 }
 
-// Calls body<N>(first vector) for panels of columns, N vectors wide.
-template <class F>
-inline void for_panels(long vectors, F body) {
-    long vector = 0;
-    for (; vector + TILE_VECTORS <= vectors; vector += TILE_VECTORS) body.template operator()<TILE_VECTORS>(vector);
-    if (vectors - vector == 2) body.template operator()<2>(vector);
-    if (vectors - vector == 1) body.template operator()<1>(vector);
-}
-
 inline long vectors_of(long columns) { return (columns + LANES - 1) / LANES; }
 
-// Calls body<N>(slab) for slabs of columns, of which N vectors are wanted: of the last one perhaps not all.
+// Calls body<HALVES>(slab) for slabs of columns, HALVES of vectors wide: of the last one perhaps not all are wanted.
 template <class F>
 inline void for_slabs(long columns, F body) {
-    for_panels(vectors_of(columns), [&]<int N>(long vector) { body.template operator()<N>(vector / TILE_VECTORS); });
+    long slab = 0;
+    for (; columns >= SLAB; columns -= SLAB) body.template operator()<2 * TILE_VECTORS>(slab++);
+    const long vectors = vectors_of(columns);
+#if defined(__AVX512F__)
+    if (vectors == 3 && columns <= 5 * LANES / 2) return body.template operator()<5>(slab);
+    if (vectors == 2 && columns <= 3 * LANES / 2) return body.template operator()<3>(slab);
+#endif
+    if (vectors == 3) body.template operator()<6>(slab);
+    if (vectors == 2) body.template operator()<4>(slab);
+    if (vectors == 1) body.template operator()<2>(slab);
 }
 
 // A matrix whose columns lie together by panel: what B is read from. Columns that fill a vector are zero.
@@ -105,11 +109,9 @@ class Packed {
         }
         return pairs;
     }
-    // Where the terms of a panel of N vectors begin, N vectors each.
-    template <int N>
-    const float* panel(long term, long vector) const { return data.data() + (vector * terms + term * N) * LANES; }
-    template <int N>
-    const float* slab(long s, long term = 0) const { return panel<N>(term, s * TILE_VECTORS); }
+    // Where the terms of a slab begin that is HALVES of vectors wide.
+    template <int HALVES>
+    const float* slab(long s, long term = 0) const { return data.data() + (s * TILE_VECTORS * terms + term * vectors_in(HALVES)) * LANES; }
 };
 
 // A product's left side, whose terms may come in stretches (slabs).
@@ -119,11 +121,13 @@ struct Left {
     long terms;
     long stretch, gap;  // terms together, and from one stretch to the next
     bool fetch = true;  // whether the rows behind a tile are to be fetched into the first-level cache
+    long times = 1, apart = 0;  // all this again, so far apart
 };
 
 // to = A·panel for M rows, plus bias, or plus what is there. Fetches the rows behind them.
-template <bool PAIRS, int M, int N, bool ADD>
+template <bool PAIRS, int M, int HALVES, bool ADD>
 __attribute__((noinline)) void tile(const Left& a, long first, const float* panel, const float* bias, float* to, long to_stride) {
+    constexpr int N = vectors_in(HALVES);
     Vector acc[M][N];
     EACH(m, M) EACH(n, N) {
         if constexpr (ADD) {
@@ -132,13 +136,16 @@ __attribute__((noinline)) void tile(const Left& a, long first, const float* pane
             acc[m][n] = m ? acc[0][n] : bias ? load(bias + n * LANES) : Vector{};
         }
     }
-    const float* from = a.start + first * a.row;
-    for (long left = a.terms; left > 0; left -= a.stretch, from += a.gap) {
-        const long many = std::min(left, a.stretch);
-        if (a.fetch) fetch<false>(from + M * a.row, M * a.row);
-        multiply<PAIRS, M, N>(acc, from, a.row, 1, panel, N * LANES, many);
-        panel += many * N * LANES;
+    for (long time = 0; time < a.times; time++) {
+        const float* from = a.start + first * a.row + time * a.apart;
+        for (long left = a.terms; left > 0; left -= a.stretch, from += a.gap) {
+            const long many = std::min(left, a.stretch);
+            if (a.fetch) fetch<false>(from + M * a.row, M * a.row);
+            multiply<PAIRS, M, HALVES>(acc, from, a.row, 1, panel, N * LANES, many);
+            panel += many * N * LANES;
+        }
     }
+    if constexpr (HALVES % 2) EACH(m, M) acc[m][N - 1] = lower_half(acc[m][N - 1]);
     EACH(m, M) EACH(n, N) store(to + m * to_stride + n * LANES, acc[m][n]);
 }
 
@@ -146,43 +153,43 @@ __attribute__((noinline)) void tile(const Left& a, long first, const float* pane
 constexpr long MOST_TERMS = 7 * SLAB;
 
 // to = bias + A·panel for all rows, or to += A·panel. Calls `between` before each tile.
-template <int N, bool PAIRS = false, class Between>
+template <int HALVES, bool PAIRS = false, class Between>
 inline void product(
     const Left& a, long rows, const float* panel, const float* bias, float* to, long to_stride, Between between, bool add = false) {
-    if (a.terms <= MOST_TERMS || a.stretch > MOST_TERMS) {
-        for_rows(rows, [&]<int M>(long row) {
-            between();
-            (add ? tile<PAIRS, M, N, true> : tile<PAIRS, M, N, false>)(a, row, panel, bias, to + row * to_stride, to_stride);
-        });
-        return;
-    }
-    const long stretches = MOST_TERMS / a.stretch;
-    for (long done = 0; done < a.terms; done += stretches * a.stretch) {
-        const Left part{a.start + done / a.stretch * a.gap, a.row, std::min(a.terms - done, stretches * a.stretch), a.stretch, a.gap, a.fetch};
-        for_rows(rows, [&]<int M>(long row) {
-            if (!done) between();
-            (done || add ? tile<PAIRS, M, N, true> : tile<PAIRS, M, N, false>)(part, row, panel, bias, to + row * to_stride, to_stride);
-        });
-        panel += part.terms * N * LANES;
-    }
+    const bool at_once = a.times * a.terms <= MOST_TERMS || a.stretch > MOST_TERMS;
+    const long times = at_once ? 1 : a.times, most = at_once ? a.terms : MOST_TERMS / a.stretch * a.stretch;
+    for (long time = 0; time < times; time++)
+        for (long done = 0; done < a.terms; done += most) {
+            const bool begun = time || done;
+            const Left part{a.start + time * a.apart + done / a.stretch * a.gap, a.row, std::min(a.terms - done, most), a.stretch, a.gap, a.fetch,
+                            at_once ? a.times : 1, a.apart};
+            for_rows(rows, [&]<int M>(long row) {
+                if (!begun) between();
+                (begun || add ? tile<PAIRS, M, HALVES, true> : tile<PAIRS, M, HALVES, false>)(
+                    part, row, panel, bias, to + row * to_stride, to_stride);
+            });
+            panel += part.terms * vectors_in(HALVES) * LANES;
+        }
 }
 
 // to += Aᵀ·B for M rows over `outer` stretches of `inner` terms, with A's element (i, o, k) a[i + o * a_outer + k * a_inner],
 // and B's row (o, k) at b + o * b_outer + k * b_row.
-template <bool PAIRS, int M, int N>
+template <bool PAIRS, int M, int HALVES>
 __attribute__((noinline)) void outer_tile(
     float* to, long stride, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner, long b_row) {
+    constexpr int N = vectors_in(HALVES);
     Vector acc[M][N] = {};
-    for (long o = 0; o < outer; o++) multiply<PAIRS, M, N>(acc, a + o * a_outer, 1, a_inner, b + o * b_outer, b_row, inner);
+    for (long o = 0; o < outer; o++) multiply<PAIRS, M, HALVES>(acc, a + o * a_outer, 1, a_inner, b + o * b_outer, b_row, inner);
+    if constexpr (HALVES % 2) EACH(m, M) acc[m][N - 1] = lower_half(acc[m][N - 1]);
     EACH(m, M) EACH(n, N) store(to + m * stride + n * LANES, load(to + m * stride + n * LANES) + acc[m][n]);
 }
 
-// sums (rows × N vectors, rows `stride` apart) += Aᵀ·B, where B's rows are `b_row` apart: gradients of kernels.
-template <int N, bool PAIRS = false>
+// sums (rows × HALVES of vectors, rows `stride` apart) += Aᵀ·B, where B's rows are `b_row` apart: gradients of kernels.
+template <int HALVES, bool PAIRS = false>
 inline void accumulate_outer(
     float* sums, long stride, long rows, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner,
     long b_row) {
     for_rows(rows, [&]<int M>(long row) {
-        outer_tile<PAIRS, M, N>(sums + row * stride, stride, a + row, a_outer, a_inner, b, b_outer, outer, inner, b_row);
+        outer_tile<PAIRS, M, HALVES>(sums + row * stride, stride, a + row, a_outer, a_inner, b, b_outer, outer, inner, b_row);
     });
 }

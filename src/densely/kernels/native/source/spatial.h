@@ -35,12 +35,13 @@ class Bands {
     long most() const { return (height + bands - 1) / bands + 1; }
 };
 
-// Term (dy, i), column (dx, o) of a kernel (3, 3, in, out), in pairs.
+// Term (dy, i), column (dx, o) of a kernel (3, 3, in, out), in pairs; dy is 0, 1, 2, 0, 1, so that three can begin with any.
 inline Packed packed_pairs(const Conv& conv, long in, long out) {
-    Packed packed(3 * in, 3 * out);
-    for (long dy = 0; dy < 3; dy++)
+    Packed packed(5 * in, 3 * out);
+    for (long dy = 0; dy < 5; dy++)
         for (long dx = 0; dx < 3; dx++)
-            for (long i = 0; i < in; i++) packed.set(dy * in + i, dx * out, conv.kernel + ((dy * 3 + dx) * in + i) * out, 1, out, conv.factor);
+            for (long i = 0; i < in; i++)
+                packed.set(dy * in + i, dx * out, conv.kernel + ((dy % 3 * 3 + dx) * in + i) * out, 1, out, conv.factor);
     return packed.paired();
 }
 
@@ -104,24 +105,26 @@ struct Convolution {
     template <class Make, class Fetch>
     void six_products(long first, long last, Make make, Fetch ahead, float* scratch, float* made) const {
         const long size = row_floats() / 2, gap = width * SLAB / 2, stride = vectors() * LANES;
-        const long steps = 3 * tiles(width, (vectors() + 2) / TILE_VECTORS);
-        float *ring = scratch, *nothing = ring + 3 * size, *parts = nothing + size;
-        std::fill(nothing, nothing + size, 0.0f);
+        const long steps = tiles(width, slabs(3 * out));
+        float *ring = scratch, *parts = ring + 3 * size;
         beside_the_image(parts);
-        long next = std::max<long>(first - 1, 0);
+        const auto at = [&](long r) { return ring + (r + 3) % 3 * size; };
+        const auto make_row = [&](long r) {
+            if (r < 0 || r >= height) return std::fill(at(r), at(r) + size, 0.0f);
+            make(r, reinterpret_cast<bfloat16*>(at(r)));
+        };
+        make_row(first - 1);
+        make_row(first);
         for (long row = first; row < last; row++) {
-            const long end = std::min(row + 2, height);
-            for (; next < end; next++) make(next, reinterpret_cast<bfloat16*>(ring + next % 3 * size));
-            auto later = ahead(end, std::clamp<long>(height - end, 0, 1) * width, steps);
-            for (long dy = 0; dy < 3; dy++) {
-                const long from = row + dy - 1;
-                const Left a{from < 0 || from >= end ? nothing : ring + from % 3 * size, SLAB / 2, in / 2, SLAB / 2, gap};
-                for_panels(vectors(), [&]<int N>(long vector) {
-                    product<N, true>(
-                        a, width, weights.template panel<N>(dy * in / 2, vector), nullptr, parts + stride + vector * LANES, stride,
-                        [&] { later.step(); }, dy);
-                });
-            }
+            make_row(row + 1);
+            auto later = ahead(row + 2, std::clamp<long>(height - row - 2, 0, 1) * width, steps);
+            // The three rows as they lie in the ring; the kernel's follow them around.
+            const long dy = (4 - row % 3) % 3;
+            const Left a{ring, SLAB / 2, in / 2, SLAB / 2, gap, true, 3, size};
+            for_slabs(3 * out, [&]<int HALVES>(long s) {
+                product<HALVES, true>(
+                    a, width, weights.template slab<HALVES>(s, dy * in / 2), nullptr, parts + stride + s * SLAB, stride, [&] { later.step(); });
+            });
             beside(parts, made + (row - first) * width * out_stride());
         }
     }
@@ -129,7 +132,7 @@ struct Convolution {
     template <class Make, class Fetch>
     void four_products(long first, long last, Make make, Fetch ahead, float* scratch, float* made) const {
         const long size = row_floats(), gap = width * SLAB, stride = vectors() * LANES;
-        const long steps = 4 * tiles(width, (vectors() + 2) / TILE_VECTORS);
+        const long steps = 4 * tiles(width, slabs(3 * out));
         float *ring = scratch, *nothing = ring + 4 * size, *one = nothing + size, *other = one + size;
         float *parts = other + size, *parts_below = parts + parts_floats();
         std::fill(nothing, nothing + size, 0.0f);
@@ -145,10 +148,9 @@ struct Convolution {
             auto later = ahead(end, std::clamp<long>(height - end, 0, 2) * width, steps);
             const auto multiply_by = [&](const float* rows, long t, float* to, bool add) {
                 const Left a{rows, SLAB, in, SLAB, gap};
-                for_panels(vectors(), [&]<int N>(long vector) {
-                    product<N>(
-                        a, width, weights.template panel<N>(t * in, vector), nullptr, to + stride + vector * LANES, stride,
-                        [&] { later.step(); }, add);
+                for_slabs(3 * out, [&]<int HALVES>(long s) {
+                    product<HALVES>(
+                        a, width, weights.template slab<HALVES>(s, t * in), nullptr, to + stride + s * SLAB, stride, [&] { later.step(); }, add);
                 });
             };
             add_rows(one, here, below, size);
@@ -305,16 +307,16 @@ void spatial_backward(
                     };
                     if constexpr (PAIRS) {
                         for (long r = 0; r < rows; r++)
-                            for_slabs(in, [&]<int N>(long s) {
+                            for_slabs(in, [&]<int HALVES>(long s) {
                                 const float* around_it = reinterpret_cast<const float*>(made + (row - first + r) * around);
                                 const Left a{around_it, out / 2, 3 * taps / 2, taps / 2, around / 2, false};
-                                product<N, true>(a, W, weights.template slab<N>(s), nullptr, panel, SLAB, fetch_next);
-                                masked.template slab<N>(panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
+                                product<HALVES, true>(a, W, weights.template slab<HALVES>(s), nullptr, panel, SLAB, fetch_next);
+                                masked.template slab<HALVES>(panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
                             });
-                        for_slabs(in, [&]<int N>(long s) {
+                        for_slabs(in, [&]<int HALVES>(long s) {
                             normalise_row_pairs(activation, x.slab(s, at), rows * W, masked.affine, s * SLAB);
                             for (long dy = 0; dy < 3; dy++)
-                                accumulate_outer<N, true>(
+                                accumulate_outer<HALVES, true>(
                                     sums + dy * taps * in_stride + s * SLAB, in_stride, taps, in_pairs + (row - first + dy) * beside, beside,
                                     taps, activation, W / 2 * SLAB, rows, W / 2, SLAB);
                         });
@@ -329,25 +331,25 @@ void spatial_backward(
                                 halves(means_of_two + s * gap + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
                         }
                         for (long pair = 0; pair < twos; pair++)
-                            for_slabs(in, [&]<int N>(long s) {
+                            for_slabs(in, [&]<int HALVES>(long s) {
                                 const auto multiply_by = [&](long t, float* to, bool add) {
                                     const Left a{turned + (t * pairs + pair) * around, out, taps, taps, 0, false};
-                                    product<N>(a, W, weights.template slab<N>(s, t * taps), nullptr, to, SLAB, fetch_next, add);
+                                    product<HALVES>(a, W, weights.template slab<HALVES>(s, t * taps), nullptr, to, SLAB, fetch_next, add);
                                 };
                                 multiply_by(0, panel, false);
                                 multiply_by(1, panel_below, false);
                                 sum_and_difference(panel, panel_below, W * SLAB);
                                 multiply_by(2, panel, true);
                                 const long upper = at + 2 * pair * W, lower = upper + W;
-                                masked.template slab<N>(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
+                                masked.template slab<HALVES>(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
                                 if (2 * pair + 1 == rows) return;
                                 multiply_by(3, panel_below, true);
-                                masked.template slab<N>(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
+                                masked.template slab<HALVES>(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
                             });
-                        for_slabs(in, [&]<int N>(long s) {
+                        for_slabs(in, [&]<int HALVES>(long s) {
                             const float *own = activation + s * gap, *mean = means_of_two + s * gap;
                             const auto add_up = [&](long t, const float* b, long b_outer) {
-                                accumulate_outer<N>(
+                                accumulate_outer<HALVES>(
                                     sums + t * taps * in_stride + s * SLAB, in_stride, taps, turned + t * pairs * around, around, out, b, b_outer,
                                     twos, W, SLAB);
                             };

@@ -23,8 +23,8 @@ inline void product_of_rows(
     if constexpr (PAIRS) pair_within_rows(room, from, stride, rows, terms);
     const long words = PAIRS ? (terms + 1) / 2 : terms;
     const Left a{PAIRS ? room : from, PAIRS ? stride / 2 : stride, words, words, 0};
-    for_slabs(columns, [&]<int N>(long s) {
-        product<N, PAIRS>(a, rows, kernel.template slab<N>(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
+    for_slabs(columns, [&]<int HALVES>(long s) {
+        product<HALVES, PAIRS>(a, rows, kernel.template slab<HALVES>(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
     });
 }
 
@@ -113,8 +113,8 @@ void transition_backward(
             pair_all_rows(b_room, b, count, out_stride);
             a = room, b = b_room, count = (count + 1) / 2;
         }
-        for_slabs(out, [&]<int N>(long s) {
-            accumulate_outer<N, PAIRS>(sums + s * SLAB, out_stride, in, a, 0, in_stride, b + s * SLAB, 0, 1, count, out_stride);
+        for_slabs(out, [&]<int HALVES>(long s) {
+            accumulate_outer<HALVES, PAIRS>(sums + s * SLAB, out_stride, in, a, 0, in_stride, b + s * SLAB, 0, 1, count, out_stride);
         });
     };
 #pragma omp parallel num_threads(threads)

@@ -50,10 +50,14 @@ inline Vector load(const float* from) {
 }
 
 inline Vector load(const bfloat16* from) {
+#if defined(__AVX512F__)  // by name: GCC takes four instructions to widen so many lanes
+    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16);
+#else
     typedef uint16_t Narrow __attribute__((vector_size(2 * LANES)));
     Narrow n;
     memcpy(&n, from, sizeof n);
-    Bits wide = __builtin_convertvector(n, Bits) << 16;
+    const Bits wide = __builtin_convertvector(n, Bits) << 16;
+#endif
     Vector v;
     memcpy(&v, &wide, sizeof v);
     return v;
@@ -141,6 +145,12 @@ inline void fetch(const T* from, long count) {
     const char *at = reinterpret_cast<const char*>(from), *end = reinterpret_cast<const char*>(from + count);
     for (; at < end; at += 64) __builtin_prefetch(at, WRITTEN, FAR ? 2 : 3);
     __builtin_prefetch(end - 1, WRITTEN, FAR ? 2 : 3);
+}
+
+// Zeros in the upper half of the lanes.
+inline Vector lower_half(Vector v) {
+    for (int i = LANES / 2; i < LANES; i++) v[i] = 0.0f;
+    return v;
 }
 
 inline Vector keep_where(Bits mask, Vector v) { return (Vector)((Bits)v & mask); }

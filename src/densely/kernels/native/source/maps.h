@@ -19,7 +19,7 @@ struct Maps {
     T* slab(long s, long row) const { return data + (s * rows + row) * SLAB; }
     // Calls run(where, channel, count) for stretches of channels that lie in one slab, `where` of row 0.
     template <class F>
-    void runs(F run) const {
+    inline __attribute__((always_inline)) void runs(F run) const {
         for (long c = 0; c < channels;) {
             const long at = first + c, count = std::min(channels - c, SLAB - at % SLAB);
             run(slab(at / SLAB, 0) + at % SLAB, c, count);
@@ -52,15 +52,19 @@ constexpr long BLOCK = 32;
 template <class T, bool WRITTEN = false>
 class Ahead {
     Maps<T> maps;
-    long row, end, each, last;
+    long row, end, each;
 
    public:
     Ahead(Maps<T> maps, long row, long rows, long steps)
-        : maps(maps), row(row), end(maps.data ? row + rows : row), each((rows + steps - 1) / steps), last(slabs(maps.first + maps.channels)) {}
+        : maps(maps), row(row), end(maps.data ? row + rows : row), each((rows + steps - 1) / steps) {}
     void step() {
         const long count = std::min(each, end - row);
         if (count <= 0) return;
-        for (long s = maps.first / SLAB; s < last; s++) fetch<true, WRITTEN>(maps.slab(s, row), count * SLAB);
+        maps.runs([&](T* from, long, long many) __attribute__((always_inline)) {
+            from += row * SLAB;
+            if (2 * many > SLAB) return fetch<true, WRITTEN>(from, count * SLAB);
+            for (long r = 0; r < count; r++) fetch<true, WRITTEN>(from + r * SLAB, many);
+        });
         row += count;
     }
 };

@@ -11,9 +11,10 @@ struct Norm {
 
 // The same as (x - mean)·scale + beta: where a mean is large beside its deviation, x·scale + shift would lose digits.
 struct Affine {
+    long channels;
     Channels scale, mean, beta;
     explicit Affine(const Norm& n)
-        : scale(n.channels, [&](long c) { return n.gamma[c] * n.rstd[c]; }), mean(n.channels, [&](long c) { return n.mean[c]; }),
+        : channels(n.channels), scale(n.channels, [&](long c) { return n.gamma[c] * n.rstd[c]; }), mean(n.channels, [&](long c) { return n.mean[c]; }),
           beta(n.channels, [&](long c) { return n.beta[c]; }) {}
 };
 
@@ -28,17 +29,26 @@ struct Conv {
     }
 };
 
-// A slab of relu((x - mean)·scale + beta).
-template <class To, class T>
-inline void normalise(To* to, const T* x, long rows, const Affine& by, long channel) {
-    Vector s[TILE_VECTORS], m[TILE_VECTORS], t[TILE_VECTORS];
-    for (int n = 0; n < TILE_VECTORS; n++) {
+// N vectors of relu((x - mean)·scale + beta).
+template <int N, class To, class T>
+inline void normalise_vectors(To* to, const T* x, long rows, const Affine& by, long channel) {
+    Vector s[N], m[N], t[N];
+    for (int n = 0; n < N; n++) {
         s[n] = by.scale.at(channel + n * LANES);
         m[n] = by.mean.at(channel + n * LANES);
         t[n] = by.beta.at(channel + n * LANES);
     }
     for (long r = 0; r < rows; r++, x += SLAB, to += SLAB)
-        for (int n = 0; n < TILE_VECTORS; n++) store(to + n * LANES, positive((load(x + n * LANES) - m[n]) * s[n] + t[n]));
+        for (int n = 0; n < N; n++) store(to + n * LANES, positive((load(x + n * LANES) - m[n]) * s[n] + t[n]));
+}
+
+// A slab, as far as there are channels.
+template <class To, class T>
+inline void normalise(To* to, const T* x, long rows, const Affine& by, long channel) {
+    const long vectors = vectors_of(by.channels - channel);
+    if (vectors == 1) return normalise_vectors<1>(to, x, rows, by, channel);
+    if (vectors == 2) return normalise_vectors<2>(to, x, rows, by, channel);
+    normalise_vectors<3>(to, x, rows, by, channel);
 }
 
 // The same in bfloat16, in pairs of channels of a row; what stands behind an odd last channel is zero.
@@ -53,7 +63,7 @@ inline void normalise_pairs(float* to, const T* x, long rows, const Affine& by, 
 // And in pairs of rows.
 template <class T>
 inline void normalise_row_pairs(float* to, const T* x, long rows, const Affine& by, long channel) {
-    for (int n = 0; n < TILE_VECTORS; n++) {
+    for (int n = 0; n < TILE_VECTORS && channel + n * LANES < by.channels; n++) {
         const Vector s = by.scale.at(channel + n * LANES), m = by.mean.at(channel + n * LANES), t = by.beta.at(channel + n * LANES);
         const auto value = [&](long r) { return positive((load(x + r * SLAB + n * LANES) - m) * s + t); };
         for (long r = 0; r < rows; r += 2)

@@ -52,9 +52,13 @@ void pointwise_forward(
                 normalise(activation, gap, x, first, count, affine);
             }
             Ahead<const T> ahead(x, next, std::min(chunk, rows - next), steps);
+            Ahead<T, true> ahead_to(to, first, count, steps);
             const Left a{activation, row, (in + PAIRS) / (1 + PAIRS), row, gap};
             for_slabs(out, [&]<int HALVES>(long s) {
-                product<HALVES, PAIRS>(a, count, weights.template slab<HALVES>(s), biases.from(s * SLAB), made, SLAB, [&] { ahead.step(); });
+                product<HALVES, PAIRS>(a, count, weights.template slab<HALVES>(s), biases.from(s * SLAB), made, SLAB, [&] {
+                    ahead.step();
+                    ahead_to.step();
+                });
                 finish(made, SLAB, count, SLAB, to.slab(s, first), SLAB, first * out + s * SLAB, task, s * SLAB);
             });
         }

@@ -185,6 +185,16 @@ struct Convolution {
     }
 };
 
+template <class T>
+struct Both {
+    Ahead<const T> read;
+    Ahead<T, true> written;
+    void step() {
+        read.step();
+        written.step();
+    }
+};
+
 template <bool PAIRS, class T>
 void spatial_forward(
     const Shape& shape, const Maps<const T>& x, const Norm& norm, const Conv& conv, const Maps<T>& y, float* mean,
@@ -203,7 +213,9 @@ void spatial_forward(
         for (long task = 0; task < bands.tasks; task++) {
             const long top = bands.image(task) * shape.height, first = bands.first(task), last = bands.last(task);
             const auto make = [&](long row, auto* to) { normalise(to, W * SLAB, x, (top + row) * W, W, affine); };
-            const auto ahead = [&](long row, long pixels, long steps) { return Ahead<const T>(x, (top + row) * W, pixels, steps); };
+            const auto ahead = [&](long row, long pixels, long steps) {
+                return Both{Ahead<const T>(x, (top + row) * W, pixels, steps), Ahead<T, true>(y, (top + row) * W, row < last ? pixels : 0, steps)};
+            };
             convolution.band(first, last, make, ahead, own, made);
             const long place = (top + first) * W, count = (last - first) * W;
             y.runs([&](T* to, long channel, long many) {

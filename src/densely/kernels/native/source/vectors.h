@@ -139,9 +139,9 @@ inline void store(float* to, Vector v, long count) {
 #endif
 
 // Asks for a stretch of memory that will be read soon, or written too: far ahead for the second-level cache, else for the
-// first. So products hide the way from memory.
+// first. So products hide the way from memory. Always in line: GCC leaves out calls of functions that only prefetch.
 template <bool FAR, bool WRITTEN = false, class T>
-inline void fetch(const T* from, long count) {
+inline __attribute__((always_inline)) void fetch(const T* from, long count) {
     const char *at = reinterpret_cast<const char*>(from), *end = reinterpret_cast<const char*>(from + count);
     for (; at < end; at += 64) __builtin_prefetch(at, WRITTEN, FAR ? 2 : 3);
     __builtin_prefetch(end - 1, WRITTEN, FAR ? 2 : 3);

@@ -49,19 +49,21 @@ inline Vector load(const float* from) {
     return v;
 }
 
-inline Vector load(const bfloat16* from) {
-#if defined(__AVX512F__)  // by name: GCC takes four instructions to widen so many lanes
-    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16);
+#if defined(__AVX512F__)
+inline Vector widened(__m256i narrow) { return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16); }
+
+inline Vector load(const bfloat16* from) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
 #else
+inline Vector load(const bfloat16* from) {
     typedef uint16_t Narrow __attribute__((vector_size(2 * LANES)));
     Narrow n;
     memcpy(&n, from, sizeof n);
     const Bits wide = __builtin_convertvector(n, Bits) << 16;
-#endif
     Vector v;
     memcpy(&v, &wide, sizeof v);
     return v;
 }
+#endif
 
 inline void store(float* to, Vector v) { memcpy(to, &v, sizeof v); }
 
@@ -100,6 +102,12 @@ template <>
 inline Vector load(const float* from, long count) {
     return count >= LANES ? load(from) : (Vector)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
 }
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+template <>
+inline Vector load(const bfloat16* from, long count) {
+    return count >= LANES ? load(from) : widened(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from));
+}
+#endif
 #elif defined(__AVX2__)
 inline __m256i first(long count) {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -120,7 +128,7 @@ inline void store(T* to, Vector v, long count) {
     for (long i = 0; i < count; i++) to[i] = part[i];
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
 template <>
 inline void store(bfloat16* to, Vector v, long count) {
     count >= LANES ? store(to, v) : _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh((__m512)v));

@@ -69,6 +69,22 @@ class Ahead {
     }
 };
 
+// The same of memory that lies together.
+template <class T, bool WRITTEN = false>
+class AheadOf {
+    T *at, *end;
+    long each;
+
+   public:
+    AheadOf(T* from, long count, long steps) : at(from), end(from + count), each((count + steps - 1) / steps) {}
+    void step() {
+        const long count = std::min(each, end - at);
+        if (count <= 0) return;
+        fetch<true, WRITTEN>(at, count);
+        at += count;
+    }
+};
+
 // Memory of a thread that its next tasks, and calls, use again: what is fresh from the system costs a fault a page.
 template <int WHICH>
 class Scratch {

@@ -11,20 +11,27 @@ struct Halving {
     long rows() const { return images * (height / 2); }  // of pooled pixels, of all images
     // The first pixel of the upper of the two rows that become pooled row r.
     long above(long r) const { return (r / (height / 2) * height + r % (height / 2) * 2) * width; }
+    // Pixels from there to the last that rows r to r + many need; none behind the last row.
+    long pixels(long r, long many) const {
+        const long last = std::min(r + many, rows()) - 1;
+        return last < r ? 0 : above(last) + 2 * width - above(r);
+    }
     // Pooled rows of a task.
     long group() const { return std::max<long>(1, 64 / half()); }
     long tasks() const { return (rows() + group() - 1) / group(); }
 };
 
-// Rows of scratch, `stride` apart, times all panels of a matrix; for PAIRS there is room to make them in.
-template <bool PAIRS>
+// Rows of scratch, `stride` apart, times all panels of a matrix; for PAIRS there is room to make them in. Calls `between` before
+// each tile.
+template <bool PAIRS, class Between>
 inline void product_of_rows(
-    float* to, long to_stride, const float* from, long stride, long rows, long terms, long columns, const Packed& kernel, const Channels& bias, float* room) {
+    float* to, long to_stride, const float* from, long stride, long rows, long terms, long columns, const Packed& kernel,
+    const Channels& bias, float* room, Between between) {
     if constexpr (PAIRS) pair_within_rows(room, from, stride, rows, terms);
     const long words = PAIRS ? (terms + 1) / 2 : terms;
     const Left a{PAIRS ? room : from, PAIRS ? stride / 2 : stride, words, words, 0};
     for_slabs(columns, [&]<int HALVES>(long s) {
-        product<HALVES, PAIRS>(a, rows, kernel.template slab<HALVES>(s), bias.from(s * SLAB), to + s * SLAB, to_stride, [] {});
+        product<HALVES, PAIRS>(a, rows, kernel.template slab<HALVES>(s), bias.from(s * SLAB), to + s * SLAB, to_stride, between);
     });
 }
 
@@ -70,11 +77,16 @@ void transition_forward(
 #pragma omp for schedule(dynamic, 1)
         for (long task = 0; task < shape.tasks(); task++) {
             const long first = task * group, rows = std::min(group, shape.rows() - first), count = rows * half;
+            const auto ahead = [&](long r, long many, long pixels) {
+                return AheadOf<const T>(x + shape.above(r) * in, shape.pixels(r, many) * in, tiles(pixels, slabs(out)));
+            };
             for (long r = 0; r < rows; r++) {
                 const long above = shape.above(first + r);
                 normalise_rows(activation, in_stride, x + above * in, pairs, in, affine);
                 if (bits) {
-                    product_of_rows<PAIRS>(full, out_stride, activation, in_stride, pairs, in, out, weights, biases, room);
+                    auto next = ahead(first + r + 1, 1, pairs);
+                    product_of_rows<PAIRS>(
+                        full, out_stride, activation, in_stride, pairs, in, out, weights, biases, room, [&] { next.step(); });
                     drop(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
                     pool(made + r * half * out_stride, full, out_stride, W);
                 } else {
@@ -85,7 +97,9 @@ void transition_forward(
                 multiply_rows(made, count * out_stride, 0.25f);
             } else {
                 multiply_rows(pooled, count * in_stride, 0.25f);
-                product_of_rows<PAIRS>(made, out_stride, pooled, in_stride, count, in, out, weights, biases, room);
+                auto next = ahead(first + rows, group, count);
+                product_of_rows<PAIRS>(
+                    made, out_stride, pooled, in_stride, count, in, out, weights, biases, room, [&] { next.step(); });
             }
             finish(made, out_stride, count, out, y + first * half * out, out, 0, 0, 0);
         }
@@ -143,7 +157,16 @@ void transition_backward(
                 for (long r = 0; r < count; r++)
                     for (long v = 0; v < out_stride; v += LANES)
                         store(incoming + r * out_stride + v, load(dy + (first * half + r) * out + v, std::max<long>(out - v, 0)) * splat(0.25f));
-                if (!bits) product_of_rows<PAIRS>(through, in_stride, incoming, out_stride, count, out, in, weights, none, room);
+                const auto product_ahead = [&](float* made, const float* from, long pixels, long r, long many) {
+                    const long start = shape.above(r) * in, floats = shape.pixels(r, many) * in, steps = tiles(pixels, slabs(in));
+                    AheadOf<const T> ahead_x(x + start, floats, steps);
+                    AheadOf<float, true> ahead_to(to + start, floats, steps);
+                    product_of_rows<PAIRS>(made, in_stride, from, out_stride, pixels, out, in, weights, none, room, [&] {
+                        ahead_x.step();
+                        ahead_to.step();
+                    });
+                };
+                if (!bits) product_ahead(through, incoming, count, first, rows);
                 for (long r = 0; r < rows; r++) {
                     const long above = shape.above(first + r);
                     normalise_rows(activation, in_stride, x + above * in, pairs, in, masked.affine);
@@ -151,7 +174,7 @@ void transition_backward(
                         spread_row(full, incoming + r * half * out_stride, out_stride);
                         Finish<float>{bits, out, nullptr}(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
                         add_bias(full, pairs, 1.0f);
-                        product_of_rows<PAIRS>(spread, in_stride, full, out_stride, pairs, out, in, weights, none, room);
+                        product_ahead(spread, full, pairs, first + r + 1, 1);
                         add_kernel(sums, activation, full, pairs, room);
                     } else {
                         spread_row(spread, through + r * half * in_stride, in_stride);

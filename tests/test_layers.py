@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from densely.layers import DenseBlock, NormReluConv, Transition
+from densely.layers import BatchNorm, DenseBlock, NormReluConv, Transition
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -136,3 +136,54 @@ def test_a_frozen_block_keeps_weights_and_statistics() -> None:
 def test_what_cannot_be_is_refused(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def trained(layer: keras.layers.BatchNormalization, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """What one training step leaves: output, gradients of Σ output·x², moving statistics; all in float32."""
+    import torch
+
+    layer.build(x.shape)
+    shake(layer)
+    inputs = torch.tensor(x, dtype=getattr(torch, dtype)).requires_grad_()
+    output = layer(inputs, training=True)
+    (output.float() * inputs.detach().float() ** 2).sum().backward()
+    assert str(output.dtype) == f"torch.{layer.compute_dtype}"
+    grads = {"input": inputs.grad, "gamma": layer.gamma.value.grad, "beta": layer.beta.value.grad}
+    moving = {"mean": layer.moving_mean.value, "variance": layer.moving_variance.value}
+    return {k: v.detach().float().numpy() for k, v in {"output": output, **grads, **moving}.items()}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch's operator")
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("shape", [(3, 5, 6, 7), (1, 1, 1, 4), (8, 2, 2, 33)])
+def test_batch_norm_learns_as_keras_s_own(shape: tuple[int, ...], dtype: str, bound: float) -> None:
+    x = np.random.default_rng(0).normal(3, 2, shape)
+    policy = "float32" if dtype == "float32" else "mixed_bfloat16"
+    options = {"momentum": 0.8, "epsilon": 1e-3, "dtype": policy}
+    ours, keras_s = (
+        trained(BatchNorm(**options), x, dtype),
+        trained(keras.layers.BatchNormalization(**options), x, dtype),
+    )
+    for name, expected in keras_s.items():
+        np.testing.assert_allclose(ours[name], expected, atol=bound * max(1, np.abs(expected).max()), err_msg=name)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch's operator")
+def test_batch_norm_leaves_to_keras_what_only_keras_can() -> None:
+    x = np.random.default_rng(0).normal(3, 2, (4, 3, 3, 5)).astype("float32")
+    frozen = BatchNorm(trainable=False)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(frozen(x, training=True)), x / np.sqrt(1 + frozen.epsilon), rtol=1e-5
+    )
+    assert not frozen.moving_mean.numpy().any()
+
+    shared = BatchNorm(momentum=0.0)
+    shared.build(x.shape)
+    shared._moments = lambda inputs, mask: (keras.ops.ones(5), keras.ops.ones(5))  # of processes that train together
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(shared(x, training=True)), (x - 1) / np.sqrt(1.001), rtol=1e-5
+    )
+    np.testing.assert_array_equal(shared.moving_mean.numpy(), 1)
+
+    again = BatchNorm.from_config(BatchNorm(fused=False, momentum=0.7).get_config())
+    assert (again.fused, again.momentum) == (False, 0.7)

@@ -280,7 +280,7 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
     import keras
     from keras import layers
 
-    from densely.layers import DenseBlock, Transition, fresh_initializer
+    from densely.layers import BatchNorm, DenseBlock, Transition, fresh_initializer
     from densely.whitening import Whitening
 
     regularizer = keras.regularizers.L2(network.weight_decay) if network.weight_decay else None
@@ -297,7 +297,7 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
     if network.stem == "imagenet":
         x = layers.ZeroPadding2D(3, name="stem_pad", **last)(inputs)
         x = layers.Conv2D(network.stem_width, 7, strides=2, **stem_conv)(x)
-        x = layers.BatchNormalization(**norm, name="stem_norm")(x)
+        x = BatchNorm(**norm, fused=fused, name="stem_norm")(x)
         x = layers.ReLU(name="stem_relu")(x)
         x = layers.ZeroPadding2D(1, name="stem_pool_pad", **last)(x)
         x = layers.MaxPooling2D(3, strides=2, name="stem_pool", **last)(x)
@@ -325,7 +325,7 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
             name=f"dense_block_{i}",
         )(x)
 
-    x = layers.BatchNormalization(**norm, name="final_norm")(x)
+    x = BatchNorm(**norm, fused=fused, name="final_norm")(x)
     x = layers.ReLU(name="final_relu")(x)
     x = layers.GlobalAveragePooling2D(name="global_pool", **last)(x)
     # Torch's default for a linear layer, U(±1/√fan_in) with the bias at zero, is what the paper's code ran with;

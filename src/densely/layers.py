@@ -60,6 +60,33 @@ def fresh_initializer(identifier: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="densely")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras's batch normalisation of maps `(N, H, W, C)`, over C; in training by PyTorch's own operator where it can.
+
+    Keras writes it as a dozen operations, each a pass over the maps there and most of them one more back.
+
+    Args:
+        fused: `None` (default) or `True` for PyTorch's operator in training with that engine, `False` for Keras's
+            operations everywhere.
+        **kwargs: as in `keras.layers.BatchNormalization`, but the axis is the last.
+    """
+
+    def __init__(self, *, fused: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fused = fused
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise `inputs`: in training by their own statistics, which also move the moving ones."""
+        if self.fused is not False and training and mask is None and fused.normalises(self, inputs):
+            return fused.normalised(self, inputs)
+        return super().call(inputs, training=training, mask=mask)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this layer again."""
+        return {**super().get_config(), "fused": self.fused}
+
+
+@keras.saving.register_keras_serializable(package="densely")
 class NormReluConv(keras.layers.Layer):
     """Batch normalisation, ReLU, convolution and dropout: the paper's composite function H (Section 3).
 

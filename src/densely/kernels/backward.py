@@ -6,7 +6,7 @@ import torch
 
 from densely.kernels.engine import Convolution, Engine, Maps, Place, Returned, Sums, returned_through
 from densely.kernels.forward import Kept
-from densely.kernels.normalisation import Normalisation, from_statistics, normalisation
+from densely.kernels.normalisation import Normalisation, normalisation, sending_factors
 from densely.kernels.plan import LayerParameters, Plan
 
 Gradients = list[torch.Tensor | None]
@@ -38,6 +38,10 @@ class Backward:
         self.plan, self.engine, self.layers, self.kept = plan, engine, layers, kept
         self.buffer, self.mean, self.rstd = buffer, mean, rstd
         self.A, self.B = torch.zeros_like(mean), torch.zeros_like(mean)
+        # The block's input, then each layer's maps: A, B, with what they are sent back, mean.
+        sizes = [plan.start] + [plan.growth] * plan.depth
+        factors = sending_factors(rstd, plan.pixels, plan.replicas)
+        self.parts = list(zip(*(t.split(sizes) for t in (self.A, self.B, *factors, mean)), strict=True))
         self.gradient = self.source = engine.maps(plan.width, plan.sums)  # G, and where to read it
         self.inner = engine.maps(plan.bottleneck, plan.sums) if plan.bottleneck else None  # d of a layer's second BN
 
@@ -56,7 +60,7 @@ class Backward:
         for index in reversed(range(lowest, plan.depth)):
             layer = self._bottleneck_layer if plan.bottleneck else self._plain_layer
             gradients[index] = [
-                None if g is None or p is None else g.to(p.dtype)
+                None if g is None or p is None else g if g.dtype == p.dtype else g.to(p.dtype)
                 for g, p in zip(layer(index), self.layers[index], strict=True)
             ]
             self.source = self.gradient
@@ -65,14 +69,14 @@ class Backward:
     def _input_gradient(self) -> torch.Tensor:
         plan = self.plan
         result = plan.empty((plan.images, *plan.size, plan.start))
-        self.engine.complete(self._returned(0, plan.start), result.view(plan.pixels, plan.start))
+        self.engine.complete(self._returned(0), result.view(plan.pixels, plan.start))
         return result
 
     def _plain_layer(self, index: int) -> Gradients:
         layer, kept = self.layers[index], self.kept[index]
         x, norm, place = self._before(index)
         conv = Convolution(layer.kernel1, layer.bias1, kept.mask1)
-        sums = self.engine.spatial_backward(x, norm, conv, self._new_maps(index), place)
+        sums = self.engine.spatial_backward(x, norm, conv, self._returned(index + 1), place)
         self._statistics_get(norm, sums)
         return [sums.gamma, sums.beta, sums.kernel, sums.bias, None, None, None, None]
 
@@ -87,7 +91,7 @@ class Backward:
         norm2 = normalisation(layer.gamma2, layer.beta2, kept.mean2, kept.rstd2, plan.by_batch(index, 2))
         conv2 = Convolution(layer.kernel2, layer.bias2, kept.mask2)
         y, d = Maps(kept.bottleneck, 0, plan.bottleneck), Maps(self.inner, 0, plan.bottleneck)
-        second = self.engine.spatial_backward(y, norm2, conv2, self._new_maps(index), Place(None, d))
+        second = self.engine.spatial_backward(y, norm2, conv2, self._returned(index + 1), Place(None, d))
         # From d through the second BN and the 1×1 kernel to G.
         returned = returned_through(plan, norm2, y, d, second)
         x, norm1, place = self._before(index)
@@ -110,14 +114,13 @@ class Backward:
         place = Place(Maps(self.source, 0, channels), Maps(self.gradient, 0, channels))
         return Maps(self.buffer, 0, channels), norm, place
 
-    def _new_maps(self, index: int) -> Returned:
-        return self._returned(self.plan.channels(index), self.plan.channels(index + 1))
-
-    def _returned(self, first: int, last: int) -> Returned:
-        """The gradient of maps whose readers are all done."""
-        part = slice(first, last)
-        c, e = from_statistics(self.A[part], self.B[part], self.rstd[part], self.plan.pixels, self.plan.replicas)
-        return Returned(Maps(self.buffer, first, last), Maps(self.source, first, last), c, e, self.mean[part])
+    def _returned(self, number: int) -> Returned:
+        """The gradient of maps whose readers are all done: 0 is the block's input, then come the layers' new maps."""
+        A, B, f, g, mean = self.parts[number]
+        if self.plan.replicas is not None:
+            A, B = self.plan.replicas.summed(A, B)
+        first, last = (0, self.plan.start) if not number else map(self.plan.channels, (number - 1, number))
+        return Returned(Maps(self.buffer, first, last), Maps(self.source, first, last), f * A, g * B, mean)
 
     def _statistics_get(self, norm: Normalisation, sums: Sums) -> None:
         if norm.by_batch:

@@ -34,11 +34,17 @@ class Normalisation(NamedTuple):
         return self.beta - self.mean * self.scale
 
 
+def plain(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor, contiguous and of a dtype."""
+    # A step asks this of a thousand tensors that are so already; two questions cost a tenth of two conversions to nothing.
+    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
+
+
 def normalisation(
     gamma: torch.Tensor, beta: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, by_batch: bool
 ) -> Normalisation:
     """From γ and β of any dtype, (C,), and mean and rstd in the dtype of sums."""
-    return Normalisation(gamma.to(mean.dtype).contiguous(), beta.to(mean.dtype).contiguous(), mean, rstd, by_batch)
+    return Normalisation(plain(gamma, mean.dtype), plain(beta, mean.dtype), mean, rstd, by_batch)
 
 
 def moving(
@@ -55,25 +61,30 @@ def move(moving: tuple[torch.Tensor, ...], batch: tuple[torch.Tensor, ...], mome
         torch._foreach_add_(moving, [b.to(m.dtype) for m, b in zip(moving, batch, strict=True)], alpha=1.0 - momentum)
 
 
-def from_statistics(
-    A: torch.Tensor, B: torch.Tensor, rstd: torch.Tensor, pixels: int, replicas: Replicas | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the statistics send back to x, -rstd·(A + x̂·B)/M, as c + e·(x - mean); see `dense_block.py`.
+def sending_factors(rstd: torch.Tensor, pixels: int, replicas: Replicas | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the statistics send back to x, -rstd·(A + x̂·B)/M, is f·A + g·B·(x - mean); see `dense_block.py`. f and g, (C,).
 
     Args:
-        A, B: (C,), this process's.
         rstd: (C,).
         pixels: of this process.
         replicas: with which M, A and B are those of all processes.
     """
-    if replicas is None:
-        return rstd * A / -pixels, rstd * rstd * B / -pixels
-    A, B = replicas.summed(A, B)
-    return rstd * A * (-replicas.share / pixels), rstd * rstd * B * (-replicas.share / pixels)
+    factor = rstd * (-(1.0 if replicas is None else replicas.share) / pixels)
+    return factor, factor * rstd
 
 
 def sent_back(
     norm: Normalisation, beta: torch.Tensor, gamma: torch.Tensor, pixels: int, replicas: Replicas | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`from_statistics` of what only one normalisation reads, from the gradients of its β and γ, (C,)."""
-    return from_statistics(norm.gamma * beta, norm.gamma * gamma, norm.rstd, pixels, replicas)
+    """c and e of c + e·(x - mean), which the statistics of what only one normalisation reads send back to it.
+
+    Args:
+        norm: that normalisation, of C channels.
+        beta, gamma: (C,), this process's gradients of its β and γ.
+        pixels, replicas: as in `sending_factors`.
+    """
+    A, B = norm.gamma * beta, norm.gamma * gamma
+    if replicas is not None:
+        A, B = replicas.summed(A, B)
+    f, g = sending_factors(norm.rstd, pixels, replicas)
+    return f * A, g * B

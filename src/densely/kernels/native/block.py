@@ -9,7 +9,7 @@ from densely.kernels import dropout
 from densely.kernels.engine import Convolution, Maps, Place, Returned, Statistics, Sums
 from densely.kernels.memory import empty
 from densely.kernels.native.library import call, slab
-from densely.kernels.normalisation import Normalisation
+from densely.kernels.normalisation import Normalisation, plain
 from densely.kernels.plan import LayerParameters, Plan
 
 
@@ -23,8 +23,8 @@ def draw_bits(elements: int, rate: float, generator: torch.Generator | None, out
 
 def parameters(conv: Convolution, factor: float) -> tuple[Any, ...]:
     """A convolution as the loops take it, with the scale of the dropout behind it."""
-    bias = None if conv.bias is None else conv.bias.to(torch.float32).contiguous()
-    return conv.kernel.to(torch.float32).contiguous(), bias, factor, conv.mask
+    bias = None if conv.bias is None else plain(conv.bias, torch.float32)
+    return plain(conv.kernel, torch.float32), bias, factor, conv.mask
 
 
 def gradients(conv: Convolution) -> Sums:
@@ -98,7 +98,7 @@ class NativeEngine:
         """An image at a time through all layers."""
         plan = self.plan
         given = [
-            None if t is None else t.to(torch.float32).contiguous()
+            None if t is None else plain(t, torch.float32)
             for layer, running in zip(layers, plan.statistics, strict=True)
             for t in (*layer, *running[:4])
         ]

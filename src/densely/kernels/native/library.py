@@ -67,17 +67,26 @@ def must_build(dtype: torch.dtype) -> bool:
 
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Calls a function of the library: tensors as pointers, None as a null one, numbers as float or long."""
-    library = _load(dtype)
-    assert isinstance(library, ctypes.CDLL)
-    getattr(library, f"densely_{name}")(*map(_argument, arguments), ctypes.c_int(torch.get_num_threads()))
+    plain = [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments]
+    function = _functions.get((name, dtype))
+    if function is None:
+        library = _load(dtype)
+        assert isinstance(library, ctypes.CDLL)
+        function = _functions[name, dtype] = getattr(library, f"densely_{name}")
+        function.argtypes = [*map(_kind, arguments), ctypes.c_int]
+        function.restype = None
+    function(*plain, torch.get_num_threads())
 
 
-def _argument(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if value is None:
-        return ctypes.c_void_p()
-    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_long(value)
+_functions: dict[
+    tuple[str, torch.dtype], Any
+] = {}  # with the kinds of their arguments, which are those of any first call
+
+
+def _kind(argument: Any) -> Any:
+    if argument is None or isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p
+    return ctypes.c_float if isinstance(argument, float) else ctypes.c_long
 
 
 @functools.cache

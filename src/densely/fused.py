@@ -52,7 +52,7 @@ def normalises(layer: keras.layers.BatchNormalization, x: Any) -> bool:
 
 
 def normalised(layer: keras.layers.BatchNormalization, x: Any) -> Any:
-    """A batch (…, C) normalised by its own statistics, which move the layer's; in the dtype that the layer computes in."""
+    """A batch (…, C) normalised by its own statistics, which move the layer's; in the dtype the layer computes in."""
     import torch
 
     from densely.kernels.normalisation import move

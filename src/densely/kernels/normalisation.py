@@ -36,7 +36,7 @@ class Normalisation(NamedTuple):
 
 def plain(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The tensor, contiguous and of a dtype."""
-    # A step asks this of a thousand tensors that are so already; two questions cost a tenth of two conversions to nothing.
+    # A step asks this of a thousand tensors that are so already, and to be asked is cheaper than to be converted.
     return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
@@ -62,7 +62,7 @@ def move(moving: tuple[torch.Tensor, ...], batch: tuple[torch.Tensor, ...], mome
 
 
 def sending_factors(rstd: torch.Tensor, pixels: int, replicas: Replicas | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the statistics send back to x, -rstd·(A + x̂·B)/M, is f·A + g·B·(x - mean); see `dense_block.py`. f and g, (C,).
+    """f and g, (C,): what the statistics send back to x, -rstd·(A + x̂·B)/M, is f·A + g·B·(x - mean).
 
     Args:
         rstd: (C,).

@@ -68,14 +68,6 @@ inline void pair_rows(float* to, const T* row, const T* below, long count) {
     for (long i = 0; i < count; i += LANES) store(to + i, paired(row + i, below ? below + i : none));
 }
 
-// Rows of floats, `stride` apart, to pairs within each row. What fills an odd row up meets zeros, and has to be a number.
-inline void pair_within_rows(float* to, const float* from, long stride, long rows, long channels) {
-    for (long r = 0; r < rows; r++, from += stride, to += stride / 2) {
-        bfloat16* narrow = reinterpret_cast<bfloat16*>(to);
-        for (long c = 0; c < channels; c += LANES) store(narrow + c, load(from + c));
-    }
-}
-
 // Rows, each with the one below it; the last of an odd number with zeros.
 template <class T>
 inline void pair_all_rows(float* to, const T* from, long rows, long count) {

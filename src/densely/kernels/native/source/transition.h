@@ -21,38 +21,34 @@ struct Halving {
     long tasks() const { return (rows() + group() - 1) / group(); }
 };
 
-// Rows of scratch, `stride` apart, times all panels of a matrix; for PAIRS there is room to make them in. Calls `between` before
-// each tile.
+// Rows of scratch, `stride` terms apart, times all panels of a matrix. Calls `between` before each tile.
 template <bool PAIRS, class Between>
 inline void product_of_rows(
-    float* to, long to_stride, const float* from, long stride, long rows, long terms, long columns, const Packed& kernel,
-    const Channels& bias, float* room, Between between) {
-    if constexpr (PAIRS) pair_within_rows(room, from, stride, rows, terms);
+    float* to, long to_stride, const Term<PAIRS>* from, long stride, long rows, long terms, long columns, const Packed& kernel,
+    const Channels& bias, Between between) {
     const long words = PAIRS ? (terms + 1) / 2 : terms;
-    const Left a{PAIRS ? room : from, PAIRS ? stride / 2 : stride, words, words, 0};
+    const Left a{reinterpret_cast<const float*>(from), PAIRS ? stride / 2 : stride, words, words, 0};
     for_slabs(columns, [&]<int HALVES>(long s) {
         product<HALVES, PAIRS>(a, rows, kernel.template slab<HALVES>(s), bias.from(s * SLAB), to + s * SLAB, to_stride, between);
     });
 }
 
-template <class T>
-inline void normalise_rows(float* to, long stride, const T* x, long rows, long channels, const Affine& by) {
+template <class To, class T>
+inline void normalise_rows(To* to, long stride, const T* x, long rows, long channels, const Affine& by) {
     for (long r = 0; r < rows; r++)
         for (long c = 0; c < stride; c += LANES)
             store(to + r * stride + c, positive((load(x + r * channels + c, std::max<long>(channels - c, 0)) - by.mean.at(c)) * by.scale.at(c) + by.beta.at(c)));
 }
 
-// Sums of 2×2 pixels of a pair of rows.
-inline void pool(float* to, const float* pair, long stride, long width) {
+// Sums of 2×2 pixels of a pair of rows, times a factor.
+template <class To>
+inline void pool(To* to, const float* pair, long stride, long width, float factor) {
     for (long pixel = 0; pixel < width / 2; pixel++)
         for (long v = 0; v < stride; v += LANES) {
             const float* at = pair + 2 * pixel * stride + v;
-            store(to + pixel * stride + v, load(at) + load(at + stride) + load(at + width * stride) + load(at + (width + 1) * stride));
+            const Vector sum = load(at) + load(at + stride) + load(at + width * stride) + load(at + (width + 1) * stride);
+            store(to + pixel * stride + v, sum * splat(factor));
         }
-}
-
-inline void multiply_rows(float* rows, long floats, float by) {
-    for (long i = 0; i < floats; i += LANES) store(rows + i, load(rows + i) * splat(by));
 }
 
 template <class T>
@@ -69,11 +65,10 @@ void transition_forward(
     const Finish<float> drop{bits, out, nullptr};
 #pragma omp parallel num_threads(threads)
     {
-        const long rows_of_products = std::max(pairs, group * half);
-        Scratch<0> scratch(pairs * (in_stride + out_stride) + group * half * (in_stride + out_stride) + PAIRS * rows_of_products * in_stride / 2);
+        Scratch<0> scratch(pairs * (in_stride + out_stride) + group * half * (in_stride + out_stride));
         float *activation = scratch.take(pairs * in_stride), *full = scratch.take(pairs * out_stride);
-        float *pooled = scratch.take(group * half * in_stride), *made = scratch.take(group * half * out_stride);
-        float* room = scratch.take(PAIRS * rows_of_products * in_stride / 2);
+        float* made = scratch.take(group * half * out_stride);
+        Term<PAIRS>* pooled = reinterpret_cast<Term<PAIRS>*>(scratch.take(group * half * in_stride));
 #pragma omp for schedule(dynamic, 1)
         for (long task = 0; task < shape.tasks(); task++) {
             const long first = task * group, rows = std::min(group, shape.rows() - first), count = rows * half;
@@ -82,24 +77,21 @@ void transition_forward(
             };
             for (long r = 0; r < rows; r++) {
                 const long above = shape.above(first + r);
-                normalise_rows(activation, in_stride, x + above * in, pairs, in, affine);
                 if (bits) {
+                    Term<PAIRS>* terms = reinterpret_cast<Term<PAIRS>*>(activation);
+                    normalise_rows(terms, in_stride, x + above * in, pairs, in, affine);
                     auto next = ahead(first + r + 1, 1, pairs);
-                    product_of_rows<PAIRS>(
-                        full, out_stride, activation, in_stride, pairs, in, out, weights, biases, room, [&] { next.step(); });
+                    product_of_rows<PAIRS>(full, out_stride, terms, in_stride, pairs, in, out, weights, biases, [&] { next.step(); });
                     drop(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
-                    pool(made + r * half * out_stride, full, out_stride, W);
+                    pool(made + r * half * out_stride, full, out_stride, W, 0.25f);
                 } else {
-                    pool(pooled + r * half * in_stride, activation, in_stride, W);
+                    normalise_rows(activation, in_stride, x + above * in, pairs, in, affine);
+                    pool(pooled + r * half * in_stride, activation, in_stride, W, 0.25f);
                 }
             }
-            if (bits) {
-                multiply_rows(made, count * out_stride, 0.25f);
-            } else {
-                multiply_rows(pooled, count * in_stride, 0.25f);
+            if (!bits) {
                 auto next = ahead(first + rows, group, count);
-                product_of_rows<PAIRS>(
-                    made, out_stride, pooled, in_stride, count, in, out, weights, biases, room, [&] { next.step(); });
+                product_of_rows<PAIRS>(made, out_stride, pooled, in_stride, count, in, out, weights, biases, [&] { next.step(); });
             }
             finish(made, out_stride, count, out, y + first * half * out, out, 0, 0, 0);
         }
@@ -120,11 +112,14 @@ void transition_backward(
     const uint8_t* bits = conv.bits;
     const long d_at = in * out_stride, bias_at = d_at + 2 * masked.gap, floats = bias_at + out_stride;
     const Segments segments(shape.tasks(), floats);
-    const auto add_kernel = [&](float* sums, const float* a, const float* b, long count, float* room) {  // B's rows are out_stride apart
+    using To = Term<PAIRS>;
+    // Of rows of what went in and what comes back.
+    const auto add_kernel = [&](float* sums, const To* in_rows, const To* out_rows, long count, float* room) {
+        const float *a = reinterpret_cast<const float*>(in_rows), *b = reinterpret_cast<const float*>(out_rows);
         if constexpr (PAIRS) {
             float* b_room = room + (count + 1) / 2 * in_stride;
-            pair_all_rows(room, a, count, in_stride);
-            pair_all_rows(b_room, b, count, out_stride);
+            pair_all_rows(room, in_rows, count, in_stride);
+            pair_all_rows(b_room, out_rows, count, out_stride);
             a = room, b = b_room, count = (count + 1) / 2;
         }
         for_slabs(out, [&]<int HALVES>(long s) {
@@ -135,33 +130,35 @@ void transition_backward(
     {
         const long room_size = PAIRS * (std::max(pairs, group * half) + 1) / 2 * (in_stride + out_stride);
         Scratch<0> scratch(pairs * (2 * in_stride + out_stride) + group * half * (2 * in_stride + out_stride) + room_size);
-        float *activation = scratch.take(pairs * in_stride), *full = scratch.take(pairs * out_stride);
-        float *pooled = scratch.take(group * half * in_stride), *through = scratch.take(group * half * in_stride);
-        float *incoming = scratch.take(group * half * out_stride), *spread = scratch.take(pairs * in_stride);
-        float* room = scratch.take(room_size);
-        const auto spread_row = [&](float* wide, const float* from, long stride) {
-            for (long pixel = 0; pixel < pairs; pixel++)
-                for (long v = 0; v < stride; v += LANES)
-                    store(wide + pixel * stride + v, pixel % W / 2 < half ? load(from + pixel % W / 2 * stride + v) : Vector{});
+        const auto take_terms = [&](long count) { return reinterpret_cast<To*>(scratch.take(count)); };
+        float* wide = scratch.take(pairs * in_stride);  // without dropout, activations to be pooled
+        To *activation = reinterpret_cast<To*>(wide), *pooled = take_terms(group * half * in_stride);
+        To *incoming = take_terms(group * half * out_stride), *full = take_terms(pairs * out_stride);
+        float *through = scratch.take(group * half * in_stride), *spread = scratch.take(pairs * in_stride), *room = scratch.take(room_size);
+        // A pooled pixel's part of a vector, for a pixel of the pair of rows above it; nothing where nobody pools.
+        const auto pooled_part = [&](const auto* from, long stride, long pixel, long v) {
+            return pixel % W / 2 < half ? load(from + pixel % W / 2 * stride + v) : Vector{};
         };
 #pragma omp for schedule(dynamic, 1)
         for (long segment = 0; segment < segments.count; segment++) {
             float* sums = segments.begin(segment);
-            const auto add_bias = [&](const float* rows, long count, float by) {
-                for (long r = 0; r < count; r++)
-                    for (long v = 0; v < out_stride; v += LANES)
-                        store(sums + bias_at + v, load(sums + bias_at + v) + load(rows + r * out_stride + v) * splat(by));
+            const auto add_bias = [&](const To* rows, long count, float by) {
+                for (long v = 0; result.bias && v < out; v += LANES) {
+                    Vector sum = {};
+                    for (long r = 0; r < count; r++) sum += load(rows + r * out_stride + v);
+                    store(sums + bias_at + v, load(sums + bias_at + v) + sum * splat(by));
+                }
             };
             for (long task = segments.first(segment); task < segments.first(segment + 1); task++) {
                 const long first = task * group, rows = std::min(group, shape.rows() - first), count = rows * half;
                 for (long r = 0; r < count; r++)
                     for (long v = 0; v < out_stride; v += LANES)
                         store(incoming + r * out_stride + v, load(dy + (first * half + r) * out + v, std::max<long>(out - v, 0)) * splat(0.25f));
-                const auto product_ahead = [&](float* made, const float* from, long pixels, long r, long many) {
+                const auto product_ahead = [&](float* made, const To* from, long pixels, long r, long many) {
                     const long start = shape.above(r) * in, floats = shape.pixels(r, many) * in, steps = tiles(pixels, slabs(in));
                     AheadOf<const T> ahead_x(x + start, floats, steps);
                     AheadOf<float, true> ahead_to(to + start, floats, steps);
-                    product_of_rows<PAIRS>(made, in_stride, from, out_stride, pixels, out, in, weights, none, room, [&] {
+                    product_of_rows<PAIRS>(made, in_stride, from, out_stride, pixels, out, in, weights, none, [&] {
                         ahead_x.step();
                         ahead_to.step();
                     });
@@ -169,16 +166,22 @@ void transition_backward(
                 if (!bits) product_ahead(through, incoming, count, first, rows);
                 for (long r = 0; r < rows; r++) {
                     const long above = shape.above(first + r);
-                    normalise_rows(activation, in_stride, x + above * in, pairs, in, masked.affine);
                     if (bits) {
-                        spread_row(full, incoming + r * half * out_stride, out_stride);
-                        Finish<float>{bits, out, nullptr}(full, out_stride, pairs, out, full, out_stride, above * out, 0, 0);
+                        for (long pixel = 0; pixel < pairs; pixel++)
+                            for (long v = 0; v < out; v += LANES) {
+                                const Vector part = pooled_part(incoming + r * half * out_stride, out_stride, pixel, v);
+                                store(full + pixel * out_stride + v, keep_where(lanes_kept(bits, (above + pixel) * out + v), part));
+                            }
                         add_bias(full, pairs, 1.0f);
                         product_ahead(spread, full, pairs, first + r + 1, 1);
+                        normalise_rows(activation, in_stride, x + above * in, pairs, in, masked.affine);
                         add_kernel(sums, activation, full, pairs, room);
                     } else {
-                        spread_row(spread, through + r * half * in_stride, in_stride);
-                        pool(pooled + r * half * in_stride, activation, in_stride, W);  // a sum: the incoming has the quarter
+                        for (long pixel = 0; pixel < pairs; pixel++)
+                            for (long v = 0; v < in; v += LANES)
+                                store(spread + pixel * in_stride + v, pooled_part(through + r * half * in_stride, in_stride, pixel, v));
+                        normalise_rows(wide, in_stride, x + above * in, pairs, in, masked.affine);
+                        pool(pooled + r * half * in_stride, wide, in_stride, W, 1.0f);  // a sum: the incoming has the quarter
                     }
                     for (long c = 0; c < in; c += LANES)
                         Masked::column<false>(

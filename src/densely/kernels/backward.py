@@ -41,7 +41,7 @@ class Backward:
         # The block's input, then each layer's maps: A, B, with what they are sent back, mean.
         sizes = [plan.start] + [plan.growth] * plan.depth
         factors = sending_factors(rstd, plan.pixels, plan.replicas)
-        self.parts = list(zip(*(t.split(sizes) for t in (self.A, self.B, *factors, mean)), strict=True))
+        self.parts = list(zip(*(torch.split(t, sizes) for t in (self.A, self.B, *factors, mean)), strict=True))
         self.gradient = self.source = engine.maps(plan.width, plan.sums)  # G, and where to read it
         self.inner = engine.maps(plan.bottleneck, plan.sums) if plan.bottleneck else None  # d of a layer's second BN
 

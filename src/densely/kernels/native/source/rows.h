@@ -67,9 +67,29 @@ inline uint32_t mixed(uint32_t x) {
     return x ^ x >> 16;
 }
 
+constexpr long GROUP = 256;  // elements that are drawn together
+
+// Of each byte a bit: whether it is below a limit of 0 to 256, or whether it is not.
+inline void bits_below(const uint8_t* bytes, uint32_t limit, bool below, uint8_t* bits) {
+#if defined(__AVX512BW__)
+    for (long i = 0; i < GROUP; i += 64) {
+        const uint64_t under = limit > 255 ? ~0ull : _mm512_cmplt_epu8_mask(_mm512_loadu_si512(bytes + i), _mm512_set1_epi8(char(limit)));
+        const uint64_t wanted = below ? under : ~under;
+        memcpy(bits + i / 8, &wanted, 8);
+    }
+#else
+    uint8_t wanted[GROUP];
+    for (long i = 0; i < GROUP; i++) wanted[i] = (bytes[i] < limit) == below;
+    for (long i = 0; i < GROUP; i += 8) {  // eight bytes of 0 or 1 become one
+        uint64_t eight;
+        memcpy(&eight, wanted + i, 8);
+        bits[i / 8] = uint8_t(eight * 0x0102040810204080u >> 56);
+    }
+#endif
+}
+
 // bits[i / 8] bit i % 8: whether element i is kept.
 inline void draw(long elements, uint32_t key0, uint32_t key1, int dropped, uint8_t* bits, int threads) {
-    constexpr long GROUP = 256;
     const bool below = 2 * dropped > 65536;
     const int rarer = below ? 65536 - dropped : dropped;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -78,14 +98,9 @@ inline void draw(long elements, uint32_t key0, uint32_t key1, int dropped, uint8
         const uint32_t limit = rarer / 256 + (extra < uint32_t(rarer % 256));
         uint32_t drawn[GROUP / 4];
         for (long i = 0; i < GROUP / 4; i++) drawn[i] = mixed(mixed(uint32_t(group * (GROUP / 4) + i) + key0) ^ key1);
-        uint8_t bytes[GROUP];
+        uint8_t bytes[GROUP], kept[GROUP / 8];
         memcpy(bytes, drawn, sizeof bytes);
-        for (long i = 0; i < GROUP; i++) bytes[i] = (bytes[i] < limit) == below;
-        const long left = std::min(GROUP, elements - group * GROUP);
-        for (long i = 0; i < left; i += 8) {  // eight bytes of 0 or 1 become one
-            uint64_t eight;
-            memcpy(&eight, bytes + i, 8);
-            bits[(group * GROUP + i) / 8] = uint8_t(eight * 0x0102040810204080u >> 56);
-        }
+        bits_below(bytes, limit, below, kept);
+        memcpy(bits + group * GROUP / 8, kept, (std::min(GROUP, elements - group * GROUP) + 7) / 8);
     }
 }

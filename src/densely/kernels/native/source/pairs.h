@@ -55,8 +55,8 @@ inline Vector paired(const bfloat16* row, const bfloat16* below) {
 
 inline Vector paired(Vector row, Vector below) { return zipped((__m512i)_mm512_cvtne2ps_pbh((__m512)below, (__m512)row)); }
 #else  // compiled, never called
-inline Vector paired(const bfloat16*, const bfloat16*) { return {}; }
-inline Vector paired(Vector, Vector) { return {}; }
+inline Vector paired(const bfloat16*, const bfloat16*) { return Vector{}; }
+inline Vector paired(Vector, Vector) { return Vector{}; }
 #endif
 
 inline Vector paired(const float* row, const float* below) { return paired(load(row), load(below)); }

@@ -215,6 +215,34 @@ def test_the_help_of_train_names_every_data_set(tmp_path: Path) -> None:
     assert set(data.NAMES) <= set(words)
 
 
+def test_every_setting_reaches_the_training_under_the_recipe_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: Callable[..., Done]
+) -> None:
+    numbers = {
+        "epochs": 3, "batch_size": 5, "warmup": 0.1, "cooldown": 0.2, "momentum": 0.8, "beta_factor": 2.0,
+        "weight_decay": 0.01, "label_smoothing": 0.05, "ema": 0.9, "clip_norm": 1.5, "accumulate": 2, "early_stop": 4,
+        "val_fraction": 0.25, "shift": 1, "crop": 0.5, "cutout": 6, "mixup": 0.3, "cutmix": 0.7, "shift_test": 7,
+    }  # fmt: skip
+    words = {
+        "schedule": "constant", "optimizer": "adamw", "decay_on": "kernels", "precision": "bfloat16",
+        "preprocessing": "unit", "fill": "reflect", "policy": "none",
+    }  # fmt: skip
+    yes = ("class_weights", "flip", "flip_vertically", "flip_test")
+    no = ("flip_in_turn", "turn")
+    line = ["--lr", 0.4]
+    for name, value in (numbers | words).items():
+        line += [f"--{name.replace('_', '-')}", value]
+    line += [f"--{name.replace('_', '-')}" for name in yes] + [f"--no-{name.replace('_', '-')}" for name in no]
+    expected = {"learning_rate": 0.4, **numbers, **words, **dict.fromkeys(yes, True), **dict.fromkeys(no, False)}
+    trained: list[dict] = []
+    monkeypatch.setattr("densely.train", lambda source, **options: trained.append(options))
+    assert inside("train", "digits", *line, "--depth", 22, cwd=tmp_path).returncode == 0
+    assert inside("train", "digits", cwd=tmp_path).returncode == 0
+    full, bare = trained
+    assert {name: full.pop(name) for name in expected} == expected
+    assert full == bare | {"network": {"depth": 22}}  # what was left out has no name at all: the recipe decides
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

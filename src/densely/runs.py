@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from densely.architecture import NetworkSpec, build
+from densely.console import counted
 from densely.cost import parameters
 from densely.data import Preprocessing
 from densely.errors import DataError, UsageError, from_validation, reason
@@ -316,12 +317,12 @@ class Run:
         seen = "; watched during training" if self.config.watches_test else ""
         accuracy = f"{100 * scores['accuracy']:.2f} %"
         if not self.inputs.multi_label:
-            of = f"{round(scores['accuracy'] * scores['n'])} of {scores['n']} images"
+            of = f"{round(scores['accuracy'] * scores['n']):,} of {counted(scores['n'], 'image')}"
             if "accuracy_ci95" in scores:  # which runs of earlier versions lack
                 low, high = scores["accuracy_ci95"]
                 of += f"; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
             return [(f"{part} accuracy", accuracy, f"{of}{seen}")]
-        found = [(f"{part} accuracy", accuracy, f"of all yes-or-no answers for {scores['n']} images{seen}")]
+        found = [(f"{part} accuracy", accuracy, f"of all yes-or-no answers for {counted(scores['n'], 'image')}{seen}")]
         precision = scores.get("mean_average_precision")
         if precision is not None:
             found.append((f"{part} mAP", f"{100 * precision:.2f} %", "mean average precision of the classes"))

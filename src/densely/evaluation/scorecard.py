@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from densely.console import tell
+from densely.console import counted, tell
 
 #: At most so many classes and confusions are shown; `--json` has them all.
 CLASSES, CONFUSIONS = 20, 5
@@ -88,7 +88,7 @@ def _classes(per_class: Mapping[str, Mapping[str, Any]], worst_by: str) -> Table
         "class",
         *columns.values(),
         "images",
-        caption=f"… and {more:,} more {'class' if more == 1 else 'classes'}; --json has all." if more else None,
+        caption=f"… and {counted(more, 'more class')}; --json has all." if more else None,
         caption_justify="left",
     )
     for column in table.columns[1:]:
@@ -121,7 +121,7 @@ def _wrong_answers(scores: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 def _interval(interval: tuple[float, float], n: int) -> str:
     low, high = interval
-    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, {n:,} images"
+    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, {counted(n, 'image')}"
 
 
 def percent(value: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from densely import data
+from densely.console import counted
 from densely.cost import multiply_adds, parameters
 from densely.errors import UsageError
 from densely.evaluation.scorecard import percent
@@ -128,7 +129,7 @@ def _scores(run: Run | None) -> tuple[str, dict[str, Any] | None]:
 
 
 def _results(scores: dict[str, Any]) -> list[tuple[str, str]]:
-    n = f"{scores['n']:,} images"
+    n = counted(scores["n"], "image")
     if "exact_match" in scores:
         rows = [
             ("mean average precision", percent(scores["mean_average_precision"])),
@@ -165,8 +166,9 @@ def _facts(trained: Run | ModelFile, weights: Weights) -> list[tuple[str, str]]:
         last = "after the last epoch" if weights == "final" else "of the best validation accuracy"
         facts += [
             ("data", plain(trained.config.data_name)),
-            ("recipe", f"{recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
-             f"learning rate {recipe.learning_rate:g} ({recipe.schedule}); `config.toml` of the run has every setting"),
+            ("recipe", f"{recipe.name}: {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
+             f"{recipe.optimizer}, learning rate {recipe.learning_rate:g} ({recipe.schedule}); "
+             "`config.toml` of the run has every setting"),
             ("seed", str(trained.config.seed)),
             ("weights", last),
         ]  # fmt: skip

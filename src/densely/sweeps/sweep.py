@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
-from densely.console import tell
+from densely.console import counted, tell
 from densely.errors import DenselyError, UsageError, reason
 from densely.files import write_whole
 from densely.interruption import Interrupted, StopSignals
@@ -145,7 +145,7 @@ def sweep(
                 _write_page(swept, study, config.data_name)
         except Interrupted as stop:
             ended = sum(one.state != "running" for one in study.trials())
-            raise Interrupted(stop.signal, folder, f"after {ended} of {trials} trials") from None
+            raise Interrupted(stop.signal, folder, f"after {ended} of {counted(trials, 'trial')}") from None
     return swept
 
 

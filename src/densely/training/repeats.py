@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
-from densely.console import tell
+from densely.console import counted, tell
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
@@ -52,7 +52,7 @@ class Repeats:
                 spread = "" if found["std"] is None else f" ± {100 * found['std']:.2f}"
                 between = f"{100 * found['min']:.2f} to {100 * found['max']:.2f}"
                 title = f"{part} {name.replace('_', ' ')}"
-                lines.append(f"{title}  {100 * found['mean']:.2f}{spread} %  ({found['n']} runs, {between})")
+                lines.append(f"{title}  {100 * found['mean']:.2f}{spread} %  ({counted(found['n'], 'run')}, {between})")
         return "\n".join([*lines, f"Folder         {self.folder}"])
 
 

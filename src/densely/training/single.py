@@ -26,8 +26,8 @@ from densely.training.distributed.world import PATIENCE, World, joined
 from densely.training.live import followed
 from densely.training.live.follower import Follower
 from densely.training.live.page import LivePage
-from densely.training.memory import memory_errors
 from densely.training.opening import open_run, run_of
+from densely.training.out_of_memory import memory_errors
 from densely.training.preparation import Prepared, looking, prepare
 from densely.training.progress import ProgressBar
 from densely.training.resume import checkpoint, claim, keeper

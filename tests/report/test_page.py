@@ -157,6 +157,26 @@ def test_what_is_in_environment_json_cannot_break_it(digits: Run, tmp_path: Path
         report.write(Run.open(copy))
 
 
+def test_a_temperature_that_may_do_harm_is_told_and_a_damaged_interval_refused(digits: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(digits.folder, copy)
+    metrics = copy / "metrics.json"
+    told = json.loads(metrics.read_text())
+    for interval, says in (
+        ([0.8, 1.3], "too small to tell this temperature from 1 (95 % interval 0.80 to 1.30)"),
+        ([1.1, 1.3], None),
+    ):
+        told["test"]["calibration"]["temperature_ci95"] = interval
+        metrics.write_text(json.dumps(told))
+        text = report.write(Run.open(copy)).read_text()
+        assert ("too small to tell" in text) == (says is not None)
+        assert says is None or says in text
+    told["test"]["calibration"]["temperature_ci95"] = ["low", 3]
+    metrics.write_text(json.dumps(told))
+    with pytest.raises(DataError, match=r"metrics\.json"):
+        report.write(Run.open(copy))
+
+
 def test_predictions_of_other_data_are_refused(digits: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(digits.folder, copy)

@@ -30,6 +30,8 @@ def show(scores: Mapping[str, Any], console: Console) -> None:
     for row in (*rows, *_calibration(scores)):
         whole.add_row(*row)
     console.print(whole)
+    if doubt := doubtful_temperature(scores):
+        tell(console, doubt, style="yellow")
     console.print(_classes(scores["per_class"], worst_by))
     found = mistakes(scores)
     if found:
@@ -42,6 +44,18 @@ def mistakes(scores: Mapping[str, Any]) -> list[tuple[int, str]]:
     """What was taken for what, or of several labels what was missed and what invented: (count, words), most first."""
     found = _wrong_answers(scores) if "exact_match" in scores else _confusions(scores)
     return sorted(found, key=lambda mistake: -mistake[0])
+
+
+def doubtful_temperature(scores: Mapping[str, Any]) -> str:
+    """What has to be said of a temperature that may as well do harm, in a sentence; empty where there is none such."""
+    # Runs of earlier versions lack the interval.
+    low, high = scores.get("calibration", {}).get("temperature_ci95", (0.0, 0.0))
+    if not low <= 1 <= high:
+        return ""
+    return (
+        f"The validation part is too small to tell this temperature from 1 (95 % interval {low:.2f} to {high:.2f}): on "
+        "other images it may do harm."
+    )
 
 
 def _one_label(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

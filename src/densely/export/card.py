@@ -14,7 +14,7 @@ from densely import data
 from densely.console import counted
 from densely.cost import multiply_adds, parameters
 from densely.errors import UsageError
-from densely.evaluation.scorecard import percent
+from densely.evaluation.scorecard import doubtful_temperature, percent
 from densely.export import usage
 from densely.export.checking import Checked
 from densely.export.description import Description
@@ -96,6 +96,7 @@ def write(
         part=part,
         scores=scores,
         watched=run is not None and (run.config.tune or run.config.watches_test),
+        doubt="" if scores is None else doubtful_temperature(scores),
         results=[] if scores is None else _results(scores),
         facts=_facts(trained, weights),
         classes=names,

@@ -206,7 +206,7 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
     if temperature is not None:
         trust += (
             f" A temperature of {temperature:.2f}, fitted on the validation part, divides every logit: no answer "
-            "changes, only how sure it is said to be."
+            f"changes, only how sure it is said to be. {scorecard.doubtful_temperature(scores)}"
         )
     return {
         "learning": ended + best,

@@ -271,7 +271,10 @@ def test_a_folder_without_a_table_if_there_are_few(
         os.link(photos / "a.png", photos / f"{i}.png")
     code, said, errors = densely("predict", trained.path, "photos", cwd=place)
     assert (code, said) == (2, "")
-    assert errors == "densely: There are more than 20 images in photos: name a table for them, --csv FILE.csv.\n"
+    assert errors == (
+        "densely: More than 20 images, as in photos, are too many to print: "
+        "write a table of them with --csv FILE.csv.\n"
+    )
 
 
 @pytest.mark.parametrize(

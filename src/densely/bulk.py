@@ -97,7 +97,9 @@ def few(sources: Sequence[str | Path]) -> list[str]:
         return [os.fspath(source) for source in sources]
     where = ", ".join(map(str, folders))
     if len(list(itertools.islice(images_of(folders)[0], FEW + 1))) > FEW:
-        raise UsageError(f"There are more than {FEW} images in {where}: name a table for them, --csv FILE.csv.")
+        raise UsageError(
+            f"More than {FEW} images, as in {where}, are too many to print: write a table of them with --csv FILE.csv."
+        )
     found = list(images_of(sources)[0])
     for item in found:
         if item.wrong:

@@ -116,6 +116,11 @@ class RunConfig(BaseModel):
         return name_for(self.data) if self.size else self.data
 
     @property
+    def scored(self) -> Literal["val", "test"]:
+        """Which part was scored: its name in `metrics.json`, in `predictions.safetensors` and of `Parts`."""
+        return "val" if self.tune else "test"
+
+    @property
     def watched(self) -> str:
         """Which part was looked at after every epoch, in words."""
         return "test" if self.watches_test else "validation"
@@ -215,7 +220,7 @@ class Run:
         """Accuracy of the final weights, between 0 and 1: of the test part, or of the validation part with `tune`."""
         metrics = self.metrics
         with reading(self.folder / "metrics.json"):
-            return float(metrics["val" if self.config.tune else "test"]["accuracy"])
+            return float(metrics[self.config.scored]["accuracy"])
 
     @property
     def predictions(self) -> dict[str, np.ndarray]:
@@ -308,8 +313,8 @@ class Run:
         Raises:
             DataError: if `metrics.json` is damaged.
         """
-        part, name = ("val", "Val.") if self.config.tune else ("test", "Test")
-        scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
+        name = "Val." if self.config.tune else "Test"
+        scores = self.metrics.get(self.config.scored) if (self.folder / "metrics.json").is_file() else None
         with reading(self.folder / "metrics.json"):
             return [] if scores is None else self._told(name, scores)
 

@@ -126,7 +126,7 @@ def _scores(run: Run | None) -> tuple[str, dict[str, Any] | None]:
     """The part that a run was scored on, and its scores."""
     if run is None or not (run.folder / "metrics.json").is_file():
         return "test", None
-    return ("validation", run.metrics.get("val")) if run.config.tune else ("test", run.metrics.get("test"))
+    return ("validation" if run.config.tune else "test"), run.metrics.get(run.config.scored)
 
 
 def _results(scores: dict[str, Any]) -> list[tuple[str, str]]:

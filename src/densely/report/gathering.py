@@ -125,7 +125,7 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
         UsageError: if the training did not finish, or its data came from Python and are not given.
         DataError: if the data, or the run's files, have changed since.
     """
-    name = "val" if run.config.tune else "test"
+    name = run.config.scored
     metrics = run.metrics
     with reading(run.folder / "metrics.json"):
         calibration = metrics[name].get("calibration")

@@ -114,7 +114,7 @@ def repeat(
             out, runs.name_for(name_of(source)), asked, options.get("resume", "auto"), held, end="summary.json"
         )
         found = _train_all(folder, source, seeds, folds, seed, jobs, console, options)
-        summary = summarise([run.metrics for run in found], "val" if tune else "test")
+        summary = summarise([run.metrics for run in found], found[0].config.scored)
         runs.write_json(folder / "summary.json", summary)
     repeats = Repeats(folder, found, summary)
     tell(console, f"\n{repeats}")

@@ -352,11 +352,11 @@ def _environment(run: Run) -> list[tuple[str, str]]:
     flat: list[tuple[str, str]] = []
     for name, value in found.items():
         if isinstance(value, dict):
-            flat += [(f"{key}", str(inner)) for key, inner in value.items() if inner is not None]
+            flat += [(key, str(inner)) for key, inner in value.items() if inner is not None]
         elif name not in ("command", "resumed") and value is not None:
             flat.append((name.replace("_", " "), str(value)))
     if isinstance(found.get("resumed"), list) and found["resumed"]:
-        flat.append(("gone on after a break", f"{len(found['resumed'])} times"))
+        flat.append(("gone on after a break", counted(len(found["resumed"]), "time")))
     return flat
 
 

@@ -143,6 +143,9 @@ def test_evaluate_gives_the_same_score(place: Path, inside: Callable[..., Done])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["part"], found["weights"]) == ("test", "final")
+    scaled, again = recorded.pop("calibration"), found.pop("calibration")
+    assert again.pop("temperature_ci95") == pytest.approx(scaled.pop("temperature_ci95"))
+    assert again == pytest.approx(scaled)
     for score, value in recorded.items():
         again = found[score]
         if score in ("reliability", "per_class"):

@@ -131,17 +131,15 @@ def _train_all(
     console: Console,
     options: dict[str, Any],
 ) -> list[Run]:
-    count = seeds or folds or 0
-    each = {
-        f"seed-{seed + i}" if folds is None else f"fold-{i + 1}": (
-            {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
-        )
-        for i in range(count)
-    }
+    each: dict[str, dict[str, Any]]
+    if folds is None:
+        each = {f"seed-{one}": {"seed": one} for one in range(seed, seed + (seeds or 0))}
+    else:
+        each = {f"fold-{i}": {"seed": seed, "fold": (i, folds)} for i in range(1, folds + 1)}
 
     def tasks() -> Iterator[tuple[str, tuple[Any, ...]]]:
         for number, (part, different) in enumerate(each.items(), start=1):
-            console.print(f"\n{part}, {number} of {count}", style="bold", highlight=False)
+            tell(console, f"\n{part}, {number} of {len(each)}", style="bold")
             # A console cannot go to another process, where it could only be in the way of the others.
             yield part, (source, folder / part, console if jobs == 1 else None, {**options, **different})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import DESK, PHONE, fits, opened
+from browser import DESK, PHONE, browsers_end, fits, opened  # noqa: F401
 from PIL import Image
 from rich.console import Console
 

@@ -79,14 +79,6 @@ def test_train_prints_epochs_accuracy_and_folder(place: Path) -> None:
     assert last[1] == "Run folder     runs/digits-1"
 
 
-def test_a_training_ends_with_a_report(tmp_path: Path) -> None:
-    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--report"]
-    done = densely("train", "digits", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "Report         runs/digits-1/report.html"
-    assert (tmp_path / "runs" / "digits-1" / "report.html").is_file()
-
-
 def test_report_explain_and_compare(place: Path, tmp_path: Path, inside: Callable[..., Done]) -> None:
     report = densely("report", "runs/digits-1", "--out", tmp_path / "page.html", cwd=place)
     assert report.returncode == 0, report.stderr
@@ -126,10 +118,12 @@ def test_wrong_use_of_the_pages_is_told(
     assert "Traceback" not in told
 
 
-def test_train_can_be_watched(tmp_path: Path) -> None:
-    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--live", "--tensorboard"]
+def test_train_can_be_watched_and_ends_with_a_report(tmp_path: Path) -> None:
+    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--live", "--tensorboard", "--report"]
     done = densely("train", "digits", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Report         runs/digits-1/report.html"
+    assert (tmp_path / "runs" / "digits-1" / "report.html").is_file()
     assert re.search(r"^Live page      http://127\.0\.0\.1:\d+/$", done.stdout, re.MULTILINE)
     assert list((tmp_path / "runs" / "digits-1" / "tensorboard").iterdir())
     config = (tmp_path / "runs" / "digits-1" / "config.toml").read_text()

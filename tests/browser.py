@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 PHONE, DESK = (390, 844), (1280, 900)
 """Widths and heights of a window, in pixels."""
@@ -33,22 +33,48 @@ def opened(
         pytest.skip("no Chromium: install Debian's package chromium, or set CHROMIUM to the program")
     address = target.resolve().as_uri() if isinstance(target, Path) else target
     wrong: list[str] = []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=[*QUIET, *more])
-        page = browser.new_page(
-            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
-        )
+
+    def allowed(url: str) -> bool:
+        return url == address or url.startswith(("data:", "blob:")) or bool(own and url.startswith(own))
+
+    # A context of its own: no cookies, no storage, no cache of the tests before it.
+    page = _browser(chromium, more).new_page(
+        viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
+    )
+    try:
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: wrong.append(request.url) if not allowed(request.url) else None)
-
-        def allowed(url: str) -> bool:
-            return url == address or url.startswith(("data:", "blob:")) or bool(own and url.startswith(own))
-
         page.goto(address)
         yield page
-        browser.close()
+    finally:
+        page.close()
     assert wrong == [], wrong
+
+
+_running: dict[tuple[str, ...], Browser] = {}
+_driver: list[Playwright] = []
+
+
+def _browser(chromium: str, more: tuple[str, ...]) -> Browser:
+    """Started once a module of tests: it takes longer than most of what is looked at in it."""
+    if not _driver:
+        _driver.append(sync_playwright().start())
+    if more not in _running:
+        _running[more] = _driver[0].chromium.launch(executable_path=chromium, args=[*QUIET, *more])
+    return _running[more]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def browsers_end() -> Iterator[None]:
+    """To be imported by every module that opens pages: while Playwright runs, nobody else in its thread has asyncio."""
+    yield
+    for browser in _running.values():
+        browser.close()
+    for driver in _driver:
+        driver.stop()
+    _running.clear()
+    _driver.clear()
 
 
 def fits(page: Page) -> bool:

@@ -79,14 +79,6 @@ def test_train_prints_epochs_accuracy_and_folder(place: Path) -> None:
     assert last[1] == "Run folder     runs/digits-1"
 
 
-def test_a_training_ends_with_a_report(tmp_path: Path) -> None:
-    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--report"]
-    done = densely("train", "digits", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "Report         runs/digits-1/report.html"
-    assert (tmp_path / "runs" / "digits-1" / "report.html").is_file()
-
-
 def test_report_explain_and_compare(place: Path, tmp_path: Path, inside: Callable[..., Done]) -> None:
     report = densely("report", "runs/digits-1", "--out", tmp_path / "page.html", cwd=place)
     assert report.returncode == 0, report.stderr
@@ -126,10 +118,12 @@ def test_wrong_use_of_the_pages_is_told(
     assert "Traceback" not in told
 
 
-def test_train_can_be_watched(tmp_path: Path) -> None:
-    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--live", "--tensorboard"]
+def test_train_can_be_watched_and_ends_with_a_report(tmp_path: Path) -> None:
+    words = ["--model", "densenet-bc-16-8", "--epochs", 1, "--limit", 100, "--live", "--tensorboard", "--report"]
     done = densely("train", "digits", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Report         runs/digits-1/report.html"
+    assert (tmp_path / "runs" / "digits-1" / "report.html").is_file()
     assert re.search(r"^Live page      http://127\.0\.0\.1:\d+/$", done.stdout, re.MULTILINE)
     assert list((tmp_path / "runs" / "digits-1" / "tensorboard").iterdir())
     config = (tmp_path / "runs" / "digits-1" / "config.toml").read_text()
@@ -143,6 +137,9 @@ def test_evaluate_gives_the_same_score(place: Path, inside: Callable[..., Done])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["part"], found["weights"]) == ("test", "final")
+    scaled, again = recorded.pop("calibration"), found.pop("calibration")
+    assert again.pop("temperature_ci95") == pytest.approx(scaled.pop("temperature_ci95"))
+    assert again == pytest.approx(scaled)
     for score, value in recorded.items():
         again = found[score]
         if score in ("reliability", "per_class"):
@@ -215,6 +212,34 @@ def test_the_help_of_train_names_every_data_set(tmp_path: Path) -> None:
     assert set(data.NAMES) <= set(words)
 
 
+def test_every_setting_reaches_the_training_under_the_recipe_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: Callable[..., Done]
+) -> None:
+    numbers = {
+        "epochs": 3, "batch_size": 5, "warmup": 0.1, "cooldown": 0.2, "momentum": 0.8, "beta_factor": 2.0,
+        "weight_decay": 0.01, "label_smoothing": 0.05, "ema": 0.9, "clip_norm": 1.5, "accumulate": 2, "early_stop": 4,
+        "val_fraction": 0.25, "shift": 1, "crop": 0.5, "cutout": 6, "mixup": 0.3, "cutmix": 0.7, "shift_test": 7,
+    }  # fmt: skip
+    words = {
+        "schedule": "constant", "optimizer": "adamw", "decay_on": "kernels", "precision": "bfloat16",
+        "preprocessing": "unit", "fill": "reflect", "policy": "none",
+    }  # fmt: skip
+    yes = ("class_weights", "flip", "flip_vertically", "flip_test")
+    no = ("flip_in_turn", "turn")
+    line = ["--lr", 0.4]
+    for name, value in (numbers | words).items():
+        line += [f"--{name.replace('_', '-')}", value]
+    line += [f"--{name.replace('_', '-')}" for name in yes] + [f"--no-{name.replace('_', '-')}" for name in no]
+    expected = {"learning_rate": 0.4, **numbers, **words, **dict.fromkeys(yes, True), **dict.fromkeys(no, False)}
+    trained: list[dict] = []
+    monkeypatch.setattr("densely.train", lambda source, **options: trained.append(options))
+    assert inside("train", "digits", *line, "--depth", 22, cwd=tmp_path).returncode == 0
+    assert inside("train", "digits", cwd=tmp_path).returncode == 0
+    full, bare = trained
+    assert {name: full.pop(name) for name in expected} == expected
+    assert full == bare | {"network": {"depth": 22}}  # what was left out has no name at all: the recipe decides
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -260,16 +285,16 @@ def test_wrong_use_gets_one_sentence_and_an_exit_code(
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_wrong_options_of_a_run_are_told(place: Path) -> None:
+def test_wrong_options_of_a_run_are_told(place: Path, refused: Callable[..., tuple[int, str]]) -> None:
     for words, says in (
         (["evaluate", "runs/digits-1", "--part", "tset"], "--part must be one of test, val, train"),
         (["evaluate", "runs/digits-1", "--weights", "last"], "--weights must be one of"),
         (["predict", "runs/digits-1", "train.log"], "train.log is not a PNG"),
     ):
-        done = densely(*words, cwd=place)
-        assert done.returncode in (1, 2)
-        assert says in done.stderr
-        assert "Traceback" not in done.stderr
+        code, said = refused(*words, cwd=place)
+        assert code in (1, 2)
+        assert says in said
+        assert "Traceback" not in said
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Words for a user: as they are, and durations."""
+"""Words for a user: as they are, durations, counts."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from densely.console import clock, tell
+from densely.console import clock, counted, tell
 
 
 def test_words_are_neither_markup_nor_coloured_nor_wrapped() -> None:
@@ -21,3 +21,8 @@ def test_words_are_neither_markup_nor_coloured_nor_wrapped() -> None:
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_counted() -> None:
+    assert [counted(n, "image") for n in (0, 1, 2, 12_345)] == ["0 images", "1 image", "2 images", "12,345 images"]
+    assert [counted(n, "class") for n in (1, 10)] == ["1 class", "10 classes"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from browser import fits, opened
+from browser import browsers_end, fits, opened  # noqa: F401
 from IPython.core.formatters import DisplayFormatter
 from rich.console import Console
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from densely.console import counted
 from densely.errors import from_validation, unknown
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class NetworkSpec(BaseModel):
         fits = [d for d in (below, below + step) if d >= 4 + step] or [4 + step]
         halved = ", and halved by the bottleneck" if self.bottleneck else ""
         raise ValueError(
-            f"depth {depth} does not fit {blocks} block{'s' * (blocks > 1)}: (depth - 4) must be shared out evenly "
+            f"depth {depth} does not fit {counted(blocks, 'block')}: (depth - 4) must be shared out evenly "
             f"between the blocks{halved}; the nearest that fit: {', '.join(map(str, fits))}."
         )
 

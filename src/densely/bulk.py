@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from densely.console import tell
+from densely.console import counted, tell
 from densely.data import read_image
 from densely.data.images import EXTENSIONS
 from densely.data.walking import Found, images_below
@@ -97,7 +97,9 @@ def few(sources: Sequence[str | Path]) -> list[str]:
         return [os.fspath(source) for source in sources]
     where = ", ".join(map(str, folders))
     if len(list(itertools.islice(images_of(folders)[0], FEW + 1))) > FEW:
-        raise UsageError(f"There are more than {FEW} images in {where}: name a table for them, --csv FILE.csv.")
+        raise UsageError(
+            f"More than {FEW} images, as in {where}, are too many to print: write a table of them with --csv FILE.csv."
+        )
     found = list(images_of(sources)[0])
     for item in found:
         if item.wrong:
@@ -142,8 +144,8 @@ def predict_to_csv(
     found, others = images_of(sources)
     total = sum(1 for _ in found)
     if not total:
-        where, left = ", ".join(map(str, sources)), f"; {others[0]:,} other files were left out" if others[0] else ""
-        raise DataError(f"There is no image ({', '.join(EXTENSIONS)}) in {where}{left}.")
+        left = f" ({counted(others[0], 'other file')} left out)" if others[0] else ""
+        raise DataError(f"There is no image ({', '.join(EXTENSIONS)}) in {', '.join(map(str, sources))}{left}.")
     table = _Table(trained, trained.model(weights), all_classes or trained.inputs.multi_label)
     partial = out.with_suffix(".partial.csv")
     done = bad = 0
@@ -185,7 +187,7 @@ def predict_to_csv(
         partial.unlink(missing_ok=True)
         raise Interrupted(number, None, "before the first images were done") from None
     if bad == done:
-        raise DataError(f"None of {done:,} images could be read: the column error of {out} says why.")
+        raise DataError(f"Of {counted(done, 'image')} none could be read: the column error of {out} says why.")
     return Tally(done - bad, bad, others[0])
 
 

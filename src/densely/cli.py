@@ -95,7 +95,7 @@ def main() -> None:
     except KeyboardInterrupt:  # before typer has begun
         _end("interrupted.", 128 + signal.SIGINT)
     except Exception as error:
-        from densely.training.memory import ran_out
+        from densely.training.out_of_memory import ran_out
 
         if ran_out(error):
             _end("Out of memory: try a smaller --batch-size or network.", 1)

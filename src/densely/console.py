@@ -1,11 +1,26 @@
-"""Words for a user on a console."""
+"""Words for a user."""
 
-from rich.console import Console
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def tell(console: Console, text: object, *, style: str | None = None) -> None:
     """Print as it is: paths, names and errors are neither markup, nor coloured, nor wrapped."""
     console.print(str(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(number: int, one: str) -> str:
+    """A number and what it counts: `1 class`, `2 classes`, `2,000 images`.
+
+    Args:
+        number: how many.
+        one: the words for one of them; the last gets an s, or es, for several or none.
+    """
+    return f"{number:,} {one}{'' if number == 1 else 'es' if one.endswith('s') else 's'}"
 
 
 def clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from densely.console import counted
 from densely.cost import parameters
 from densely.errors import DenselyError
 
@@ -41,7 +42,7 @@ def card(run: Run) -> str:
         scores, notes = [], [*notes, str(error)]
     else:
         if not scores:
-            notes = [f"Not finished: {len(history)} of {recipe.epochs} epochs.", *notes]
+            notes = [f"Not finished: {len(history)} of {counted(recipe.epochs, 'epoch')}.", *notes]
     head = "".join(
         f'<div><span style="font-size: 1.7em; font-weight: 600">{escape(value)}</span> &ensp;{escape(name)} '
         f'<span style="{_FAINT}">({escape(note)})</span></div>'
@@ -50,10 +51,10 @@ def card(run: Run) -> str:
     head += "".join(f"<div><i>{escape(note)}</i></div>" for note in notes)
     names = ", ".join(run.inputs.class_names[:NAMES]) + (", …" if len(run.inputs.class_names) > NAMES else "")
     facts = {
-        "Data": f"{config.data}: {height}×{width}×{channels}, {config.network.classes} classes ({names})",
+        "Data": f"{config.data}: {height}×{width}×{channels}, {counted(config.network.classes, 'class')} ({names})",
         "Network": f"{config.model}: {' + '.join(map(str, config.network.block_layers))} layers, "
         f"k = {config.network.growth_rate}; {parameters(config.network):,} trainable parameters",
-        "Recipe": f"{recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
+        "Recipe": f"{recipe.name}: {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, {recipe.optimizer}, "
         f"learning rate {recipe.learning_rate:g}, seed {config.seed}",
         "Folder": str(run.folder),
     }
@@ -155,8 +156,7 @@ def network(model: keras.Model) -> str | None:
         lines = [_channels([layer]), _size(layer.output.shape)]
         if isinstance(layer, DenseBlock):
             k = f"k = {layer.growth_rate}"
-            layers = f"{layer.num_layers} layer{'s' * (layer.num_layers > 1)}"
-            lines = [f"{layers}, {k}{', bottleneck' * layer.bottleneck}", *lines]
+            lines = [f"{counted(layer.num_layers, 'layer')}, {k}{', bottleneck' * layer.bottleneck}", *lines]
         boxes.append(_box(layer.name.replace("_", " "), lines, [layer], strong=isinstance(layer, DenseBlock)))
     if rest:
         boxes.append(_box("classifier", [f"{rest[0].input.shape[-1]} channels", f"→ {model.output.shape[-1]}"], rest))

@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from densely.architecture import NetworkSpec, build
+from densely.console import counted
 from densely.cost import parameters
 from densely.data import Preprocessing
 from densely.errors import DataError, UsageError, from_validation, reason
@@ -113,6 +114,11 @@ class RunConfig(BaseModel):
     def data_name(self) -> str:
         """What the data are called: a built-in or given name as it is, a folder or table without its path."""
         return name_for(self.data) if self.size else self.data
+
+    @property
+    def scored(self) -> Literal["val", "test"]:
+        """Which part was scored: its name in `metrics.json`, in `predictions.safetensors` and of `Parts`."""
+        return "val" if self.tune else "test"
 
     @property
     def watched(self) -> str:
@@ -214,7 +220,7 @@ class Run:
         """Accuracy of the final weights, between 0 and 1: of the test part, or of the validation part with `tune`."""
         metrics = self.metrics
         with reading(self.folder / "metrics.json"):
-            return float(metrics["val" if self.config.tune else "test"]["accuracy"])
+            return float(metrics[self.config.scored]["accuracy"])
 
     @property
     def predictions(self) -> dict[str, np.ndarray]:
@@ -307,8 +313,8 @@ class Run:
         Raises:
             DataError: if `metrics.json` is damaged.
         """
-        part, name = ("val", "Val.") if self.config.tune else ("test", "Test")
-        scores = self.metrics.get(part) if (self.folder / "metrics.json").is_file() else None
+        name = "Val." if self.config.tune else "Test"
+        scores = self.metrics.get(self.config.scored) if (self.folder / "metrics.json").is_file() else None
         with reading(self.folder / "metrics.json"):
             return [] if scores is None else self._told(name, scores)
 
@@ -316,12 +322,12 @@ class Run:
         seen = "; watched during training" if self.config.watches_test else ""
         accuracy = f"{100 * scores['accuracy']:.2f} %"
         if not self.inputs.multi_label:
-            of = f"{round(scores['accuracy'] * scores['n'])} of {scores['n']} images"
+            of = f"{round(scores['accuracy'] * scores['n']):,} of {counted(scores['n'], 'image')}"
             if "accuracy_ci95" in scores:  # which runs of earlier versions lack
                 low, high = scores["accuracy_ci95"]
                 of += f"; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
             return [(f"{part} accuracy", accuracy, f"{of}{seen}")]
-        found = [(f"{part} accuracy", accuracy, f"of all yes-or-no answers for {scores['n']} images{seen}")]
+        found = [(f"{part} accuracy", accuracy, f"of all yes-or-no answers for {counted(scores['n'], 'image')}{seen}")]
         precision = scores.get("mean_average_precision")
         if precision is not None:
             found.append((f"{part} mAP", f"{100 * precision:.2f} %", "mean average precision of the classes"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from densely.console import counted
 from densely.data import Dataset, Parts, Preprocessing
 from densely.errors import UsageError
 from densely.pictures import FAINT, GAP, INK, PAPER, SMALL, TEXT, TITLE, cut, fitting, font, resized
@@ -118,19 +119,15 @@ def describe(recipe: Recipe) -> str:
         recipe.crop is not None and f"a random part of at least {100 * (recipe.crop or 0):.0f} % of the area, enlarged",
         recipe.turn and "turned by 0 to 3 quarters",
         recipe.flip_vertically and "upside down by chance",
-        recipe.shift > 0 and f"shifted by up to {recipe.shift} {_pixels(recipe.shift)} (border: {border})",
+        recipe.shift > 0 and f"shifted by up to {counted(recipe.shift, 'pixel')} (border: {border})",
         recipe.flip and f"mirrored left to right {'in every second epoch' if recipe.flip_in_turn else 'by chance'}",
         recipe.policy == "trivial" and "one random change of place, light or colour (TrivialAugment)",
-        recipe.cutout > 0 and f"a square of {recipe.cutout} {_pixels(recipe.cutout)} blanked (Cutout)",
+        recipe.cutout > 0 and f"a square of {counted(recipe.cutout, 'pixel')} blanked (Cutout)",
         recipe.mixup > 0 and f"blended with another image (mixup, alpha {recipe.mixup:g})",
         recipe.mixup > 0 and recipe.cutmix > 0 and "or else",
         recipe.cutmix > 0 and f"a part of another image put in (CutMix, alpha {recipe.cutmix:g})",
     ]
     return "; ".join(step for step in steps if step).replace("; or else; ", ", or else ") or AS_IT_IS
-
-
-def _pixels(count: int) -> str:
-    return "pixel" if count == 1 else "pixels"
 
 
 def _seen(input_shape: tuple[int, int, int]) -> str:

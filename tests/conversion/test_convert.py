@@ -61,7 +61,7 @@ def test_names_with_commas_between_them_or_in_a_file_of_windows(tmp_path: Path) 
         ({"out": "m.h5"}, "must end in .safetensors, not 'm.h5'"),
         ({"out": "nowhere/m.safetensors"}, "no folder nowhere"),
         ({"out": "there.safetensors"}, "there.safetensors exists already"),
-        ({"classes": ["a", "b"]}, "2 class names were given, but the network has 3 classes"),
+        ({"classes": ["a", "b"]}, "The network has 3 classes, and 2 names were given"),
         ({"classes": ["a", "b", "a"]}, "Two classes are called 'a'"),
         ({"classes": ["a", " ", "c"]}, "Class name 2, ' ', is empty"),
         ({"classes": ["a", "b\nc", "c"]}, "cannot be printed"),

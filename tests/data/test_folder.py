@@ -301,5 +301,5 @@ def test_a_class_of_which_nothing_is_left(pets):
         folder.load(pets, skip_bad=True)
     for file in (pets / "cat").iterdir():
         file.write_bytes(b"no image")
-    with pytest.raises(DataError, match="None of 8 images looked at can be read"):
+    with pytest.raises(DataError, match="Of 8 images looked at none can be read"):
         folder.load(pets, skip_bad=True)

@@ -293,7 +293,7 @@ def test_too_few_images_altogether():
     with pytest.raises(UsageError, match="cannot be divided"):
         stratified(np.zeros(1, dtype=np.int64), 0.5, 0)
     one = Dataset(np.zeros((1, 2, 2, 1), dtype=np.uint8), np.array([[0, 1]]), ("a", "b"), "toy")
-    with pytest.raises(DataError, match="toy has 1 images: at least 3"):
+    with pytest.raises(DataError, match="toy has 1 image: at least 3"):
         complete(Parts(one))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from browser import PHONE, fits, opened
+from browser import PHONE, browsers_end, fits, opened  # noqa: F401
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 

@@ -14,6 +14,7 @@ from densely.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     reliability,
+    temperature_interval,
     with_temperature,
 )
 
@@ -102,6 +103,46 @@ def test_worse_than_chance_stops_at_the_bound() -> None:
     assert fit_temperature(p, dataset(np.ones(50, int), 2)) == pytest.approx(HIGHEST, rel=1e-3)
 
 
+@pytest.mark.parametrize("n", [12, 60, 300])
+@pytest.mark.parametrize("temperature", [0.8, 1.0, 1.6])
+def test_nineteen_of_twenty_intervals_hold_the_temperature_that_labels_were_drawn_with(
+    n: int, temperature: float
+) -> None:
+    held, trials = 0, 200
+    for seed in range(trials):
+        p, data = drawn(n, 3, temperature, seed)
+        low, high = temperature_interval(p, data, fit_temperature(p, data))
+        held += low <= temperature <= high
+    assert 0.9 * trials <= held  # 190 are expected, give or take 3
+
+
+def test_an_interval_is_as_wide_as_other_samples_of_the_same_size_spread() -> None:
+    found = [fit_temperature(*drawn(400, 4, 1.5, seed)) for seed in range(100)]
+    widths = [np.diff(np.log(temperature_interval(*part, fit_temperature(*part))))[0]
+              for part in (drawn(400, 4, 1.5, seed) for seed in range(100, 105))]  # fmt: skip
+    assert widths == pytest.approx([2 * 1.96 * np.std(np.log(found))] * 5, rel=0.25)
+
+
+def test_answers_that_say_the_same_of_an_image_are_no_more_evidence_than_one() -> None:
+    p, data = drawn_answers(200, 1, 1.7, seed=2)
+    tripled = dataset(np.repeat(data.labels, 3, axis=1), 3)
+    one = temperature_interval(p, data, fit_temperature(p, data))
+    three = temperature_interval(np.repeat(p, 3, axis=1), tripled, fit_temperature(p, data))
+    assert np.diff(three) == pytest.approx(np.diff(one), rel=0.15)
+
+
+def test_a_part_without_mistakes_bounds_the_temperature_on_one_side() -> None:
+    """Below, nothing speaks against being ever surer; above, all N right answers have 1.92 nats to spare."""
+    p, n = np.tile([0.9, 0.1], (50, 1)), 50
+    data = dataset(np.zeros(n, int), 2)
+    low, high = temperature_interval(p, data, fit_temperature(p, data))
+    assert low == pytest.approx(LOWEST)
+    assert -n * np.log(1 / (1 + np.exp(-np.log(9) / high))) == pytest.approx(1.92, rel=1e-3)
+    certain = np.tile([1.0, 0.0], (50, 1))
+    fitted = fit_temperature(certain, data)
+    assert temperature_interval(certain, data, fitted)[1] >= fitted > 1  # smoothing alone has moved it
+
+
 @given(st.integers(1, 6), st.integers(1, 5), st.booleans(), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_any_part_gives_a_temperature_that_changes_no_answer(n: int, classes: int, several: bool, seed: int) -> None:
@@ -111,7 +152,8 @@ def test_any_part_gives_a_temperature_that_changes_no_answer(n: int, classes: in
     p[sure] = p[sure].round() if several else np.eye(classes)[p[sure].argmax(axis=1)]
     labels = rng.integers(0, 2, (n, classes), dtype=np.uint8) if several else rng.integers(0, classes, n)
     temperature = fit_temperature(p.astype(np.float32), dataset(labels, classes))
-    assert LOWEST <= temperature <= HIGHEST
+    low, high = temperature_interval(p.astype(np.float32), dataset(labels, classes), temperature)
+    assert LOWEST <= low <= temperature <= high <= HIGHEST
     scaled = apply_temperature(p, temperature, multi_label=several)
     assert np.isfinite(scaled).all()
     if several:

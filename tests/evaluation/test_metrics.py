@@ -159,6 +159,8 @@ def test_only_the_test_part_is_calibrated_and_only_by_validation() -> None:
     unit = Preprocessing.fit(val.images, "unit")
     both = evaluate_held_out(model, unit, val=val, test=test)
     assert both["test"]["calibration"]["fitted_on"] == "val"
+    low, high = both["test"]["calibration"]["temperature_ci95"]
+    assert low <= both["test"]["calibration"]["temperature"] <= high
     assert both["test"]["calibration"]["loss_before"] == both["test"]["loss"]
     assert both["test"]["calibration"]["ece_before"] == both["test"]["ece"]
     assert "calibration" not in both["val"]

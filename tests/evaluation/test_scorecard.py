@@ -16,10 +16,14 @@ def dataset(labels: np.ndarray, names: tuple[str, ...]) -> Dataset:
     return Dataset(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, names, "made up")
 
 
-def shown(p: np.ndarray, data: Dataset, temperature: float | None = None) -> list[str]:
+def shown(
+    p: np.ndarray, data: Dataset, temperature: float | None = None, interval: tuple[float, float] | None = None
+) -> list[str]:
     found = scores(p, data)
     if temperature is not None:
         found["calibration"] = {"fitted_on": "val", **with_temperature(p, data, temperature)}
+    if interval is not None:
+        found["calibration"]["temperature_ci95"] = list(interval)
     console = Console(file=io.StringIO(), width=120)
     show(found, console)
     return console.file.getvalue().splitlines()
@@ -46,6 +50,15 @@ def test_worst_class_first_and_confusions_by_their_number() -> None:
     assert lines[-2:] == ["  cat taken for dog: 3", "  dog taken for [red]fox: 1"]
     assert "more class" not in text
     assert "top-5" not in text
+
+
+def test_a_temperature_that_may_as_well_be_1_is_doubted() -> None:
+    data = dataset(np.array([0, 1, 1]), ("a", "b"))
+    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    doubt = "The validation part is too small to tell this temperature from 1 (95 % interval 0.81 to 2.50)"
+    assert doubt in "\n".join(shown(p, data, 1.5, (0.8123, 2.4999)))
+    for interval in ((1.1, 2.5), (0.3, 0.99), None):
+        assert "too small" not in "\n".join(shown(p, data, 1.5, interval))
 
 
 def test_no_mistakes_no_confusions() -> None:

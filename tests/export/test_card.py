@@ -1,5 +1,7 @@
 """The card, as a hub and as a reader would take it."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,16 @@ def test_a_reader_finds_data_recipe_results_and_limits(digits: Run, tmp_path: Pa
     ):
         assert part in text, part
     assert sum(len(table.split("</tr>")) - 1 for table in tables(text)) >= 12
+
+
+def test_a_temperature_that_may_do_harm_is_told(digits: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(digits.folder, copy)
+    told = json.loads((copy / "metrics.json").read_text())
+    told["test"]["calibration"]["temperature_ci95"] = [0.8, 1.3]
+    (copy / "metrics.json").write_text(json.dumps(told))
+    text = export(Run.open(copy), "keras", out=tmp_path / "out").card.read_text(encoding="utf-8")
+    assert "too small to tell this temperature from 1 (95 % interval 0.80 to 1.30)" in text
 
 
 def test_the_front_matter_has_names_as_they_are(several: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A process of two that share a batch, run by `test_replicas.py`: `python sharing.py RANK FILE`.
+"""A process of two that share a batch, run by `test_replicas.py` with its rank and the file in which they meet.
 
 Each of them runs a block and a transition on its part; the first compares what both made with a textbook program that
 has the whole batch.

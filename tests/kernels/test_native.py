@@ -1,9 +1,6 @@
 """The compiled loops: the operators' results, however many threads; built once, refused where they must be."""
 
-import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels.test_dense_block import assert_near, everything_ours, make, run_ours
 from kernels.test_transition import everything, problem
+from processes import Command
 
 from densely.kernels import dropout
 from densely.kernels.native import block, library
@@ -206,13 +204,14 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(fresh):
     assert "can be written to by others" in library.why_not(torch.float32)
 
 
-def test_two_processes_build_one_library(fresh):
-    code = (
+def test_two_processes_build_one_library(fresh, tmp_path):
+    script = tmp_path / "build.py"
+    script.write_text(
         "import torch; from densely.kernels.native import library; assert library.why_not(torch.float32) is None, "
         "library.why_not(torch.float32)"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(2)]
-    assert [process.wait(300) for process in both] == [0, 0]
+    with Command(script=script) as one, Command(script=script) as other:
+        assert [process.wait().returncode for process in (one, other)] == [0, 0]
     (made,) = fresh.glob("*.so")
     assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
     before = made.stat().st_mtime_ns

@@ -39,7 +39,7 @@ def digits(runs_folder: Path) -> Run:
 @pytest.fixture(scope="session")
 def other_digits(runs_folder: Path) -> Run:
     """The same with another seed and a higher rate."""
-    return train("digits", out=runs_folder / "other", epochs=3, seed=1, learning_rate=0.2, **TINY)
+    return train("digits", out=runs_folder / "other", epochs=1, seed=1, learning_rate=0.2, **TINY)
 
 
 @pytest.fixture(scope="session")

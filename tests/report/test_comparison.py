@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import PHONE, fits, opened
+from browser import PHONE, browsers_end, fits, opened  # noqa: F401
 
 from densely.data import Parts
 from densely.errors import UsageError

@@ -7,12 +7,15 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from browser import DESK, PHONE, fits, opened
+from browser import DESK, PHONE, browsers_end, fits, opened  # noqa: F401
 from PIL import Image
 
 from densely import report, runs
 from densely.data import Parts
 from densely.errors import DataError, UsageError
+from densely.report import gathering
+from densely.report import page as pages
+from densely.report.figures import Drawn
 from densely.runs import Run
 
 SECTIONS = ["verdict", "learning", "confusions", "mistakes", "looks", "trust", "second", "network", "data", "repeat"]
@@ -147,14 +150,39 @@ def test_it_is_written_again_from_what_the_folder_holds(digits: Run, tmp_path: P
     assert len(list((tmp_path / "again-figures").iterdir())) == 22
 
 
-def test_what_is_in_environment_json_cannot_break_it(digits: Run, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def drawn(digits: Run) -> dict[str, Drawn]:
+    """The figures of its page, for pages that differ in words."""
+    return pages.draw_all(gathering.gather(digits))
+
+
+def test_what_is_in_environment_json_cannot_break_it(digits: Run, drawn: dict[str, Drawn], tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(digits.folder, copy)
     (copy / "environment.json").write_text('{"command": 5, "resumed": 3, "machine": "m", "started": null}')
-    assert "How to repeat it" in report.write(Run.open(copy)).read_text()
+    found = gathering.gather(Run.open(copy))
+    assert "How to repeat it" in pages.page(found, drawn)
     (copy / "environment.json").write_text("{")
     with pytest.raises(DataError, match=r"environment\.json cannot be read"):
-        report.write(Run.open(copy))
+        pages.page(found, drawn)
+
+
+def test_a_temperature_that_may_do_harm_is_told_and_a_damaged_interval_refused(
+    digits: Run, drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(digits.folder, copy)
+    metrics = copy / "metrics.json"
+    told = json.loads(metrics.read_text())
+    doubt = "too small to tell this temperature from 1 (95 % interval 0.80 to 1.30)"
+    for interval, doubted in (([0.8, 1.3], True), ([1.1, 1.3], False)):
+        told["test"]["calibration"]["temperature_ci95"] = interval
+        metrics.write_text(json.dumps(told))
+        assert (doubt in pages.page(gathering.gather(Run.open(copy)), drawn)) is doubted
+    told["test"]["calibration"]["temperature_ci95"] = ["low", 3]
+    metrics.write_text(json.dumps(told))
+    with pytest.raises(DataError, match=r"metrics\.json"):
+        gathering.gather(Run.open(copy))
 
 
 def test_predictions_of_other_data_are_refused(digits: Run, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_it_answers_as_its_graph_says(tmp_path: Path) -> None:
     ("changes", "kind", "said"),
     [
         ({"with_preprocessing": False}, UsageError, "export it again --with-preprocessing"),
-        ({"batch": 1}, UsageError, "takes 1 images at a time"),
+        ({"batch": 1}, UsageError, "takes exactly 1 image at a time"),
         ({"names": ("a", "b")}, DataError, r"gives \(2, 3\) probabilities for 2 images of 2 classes"),
         ({"input_shape": (8, 8, 1)}, DataError, r"not images of \(8, 8, 1\)"),
         ({"class_names": 5}, DataError, "class_names"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import DESK, PHONE, fits, opened
+from browser import DESK, PHONE, browsers_end, fits, opened  # noqa: F401
 from PIL import Image
 from playwright.sync_api import FileChooser, Page
 from serving import NAMES, Served, coloured, encoded, served, write_model

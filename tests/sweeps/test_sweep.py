@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import DESK, PHONE, fits, opened
+from browser import DESK, PHONE, browsers_end, fits, opened  # noqa: F401
 from PIL import Image
 from rich.console import Console
 
@@ -39,6 +39,12 @@ def tiny(space: Space, out: Path, **more: Any) -> Swept:
 
 def told(swept: Swept) -> list[tuple[Any, ...]]:
     return [(t.number, t.state, t.value, *t.settings.values(), *t.curve) for t in swept.trials]
+
+
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the page takes as long as all trials."""
+    monkeypatch.setattr("densely.sweeps.sweep._write_page", lambda swept, study, data: None)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +105,7 @@ def test_the_page_shows_all_and_asks_nobody(swept: Swept) -> None:
     assert {"history", "curves", "slices", "parallel"} <= names
 
 
+@pytest.mark.usefixtures("without_page")
 def test_what_was_broken_off_goes_on_and_ends_the_same(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,13 +141,14 @@ def pictures(folder: Path, seed: int, count: int, classes: tuple[str, ...]) -> N
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.png")
 
 
+@pytest.mark.usefixtures("without_page")
 def test_another_test_part_changes_nothing(tmp_path: Path) -> None:
     """Were a test image looked at anywhere, some number would differ: here their labels are exchanged too."""
     found = []
     for name, test_classes in (("one", ("a", "b")), ("other", ("b", "a"))):
         pictures(tmp_path / name / "train", 0, 20, ("a", "b"))
         pictures(tmp_path / name / "test", len(found), 10 + 5 * len(found), test_classes)
-        done = sweep(SPACE, tmp_path / name, trials=2, out=tmp_path / f"sweep-{name}", console=QUIET)
+        done = sweep(SPACE, tmp_path / name, trials=2, size=(8, 8), out=tmp_path / f"sweep-{name}", console=QUIET)
         files = sorted(done.folder.glob("trial-*/metrics.json")) + sorted(done.folder.glob("trial-*/predictions.*"))
         assert len(files) == 4
         found.append([*(file.read_bytes() for file in files), told(done)])

@@ -252,7 +252,9 @@ def test_what_cannot_be_shared_is_told_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "told"),
     [
-        (["--devices", "500"], {}, "--devices 500: this machine has"),
+        (["--devices", "0"], {}, "--devices must be at least 1, not 0."),
+        (["--devices", "-1"], {}, "--devices must be at least 1, not -1."),
+        (["--devices", "9999"], {}, ", not 9999: each process needs a "),
         (["--devices", "2", "--seeds", "2"], {}, "--seeds and --folds train one after the other"),
         (["--devices", "2"], {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, MASTER_PORT are not set"),
         (["--devices", "2"], dict.fromkeys(place.NEEDED, "1") | {"RANK": "0", "WORLD_SIZE": "2"}, "under torchrun"),

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from browser import DESK, PHONE, fits, opened
+from browser import DESK, PHONE, browsers_end, fits, opened  # noqa: F401
 from rich.console import Console
 
 from densely.errors import DenselyError

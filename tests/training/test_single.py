@@ -1,6 +1,7 @@
 """Whole trainings, small ones: what a run folder holds, what is held out, what repeats exactly."""
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from densely.errors import DataError, DenselyError, UsageError
 from densely.interruption import Interrupted
 from densely.recipes import Recipe
 from densely.runs import Run
+from densely.training import single
 from densely.training.batches import Batches
 from densely.training.parts import parts_of
 from densely.training.single import train
@@ -305,6 +307,27 @@ def test_wrong_use_leaves_nothing_behind(options: dict, error: type, words: str,
     with pytest.raises(error, match=words):
         train(**options, console=QUIET)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_can_be_prepared_can_be_asked_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two list the same arguments, with the same defaults, and one hands them to the other."""
+    own = {"source", "console", "kind", "settings"}
+    wanted = {name: one for name, one in inspect.signature(single.prepare).parameters.items() if name not in own}
+    asked = inspect.signature(train).parameters
+    assert {name: (one.annotation, one.default) for name, one in wanted.items()} == {
+        name: (asked[name].annotation, asked[name].default) for name in wanted
+    }
+
+    def prepare(source: object, **options: object) -> None:
+        assert source == "digits"
+        assert {name: options.pop(name) for name in wanted} == given
+        assert (options.pop("console"), options.pop("kind"), options) == (QUIET, keras.Model, {"epochs": 3})
+        raise NotImplementedError("handed over, and enough")
+
+    given = {name: object() for name in wanted}
+    monkeypatch.setattr(single, "prepare", prepare)
+    with pytest.raises(NotImplementedError, match="handed over"):
+        train("digits", console=QUIET, epochs=3, **given)
 
 
 def test_training_on_another_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

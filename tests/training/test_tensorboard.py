@@ -86,9 +86,9 @@ def test_a_missing_package_is_told_before_the_data_are_read(tmp_path: Path, monk
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = single._fit
 
-    def in_the_way(run: Run, *more: object) -> None:
+    def in_the_way(run: Run, *more: object, **options: object) -> None:
         (run.folder / "tensorboard").write_text("a file")
-        fit(run, *more)
+        fit(run, *more, **options)
 
     monkeypatch.setattr(single, "_fit", in_the_way)
     with pytest.raises(DataError, match="tensorboard cannot be written"):

@@ -9,7 +9,7 @@ import typer
 
 from densely.commands.options import image_size
 from densely.commands.terminal import out
-from densely.console import tell
+from densely.console import counted, tell
 
 
 def convert(
@@ -44,6 +44,6 @@ def convert(
 
     height, width, channels = made.inputs.input_shape
     count = cost.parameters(made.network)
-    text = f"{made.name}: {count:,} parameters; {made.network.classes} classes, {height}×{width}×{channels}"
+    text = f"{made.name}: {count:,} parameters; {counted(made.network.classes, 'class')}, {height}×{width}×{channels}"
     tell(out, text)
     tell(out, f"Model          {made.path}")

@@ -20,7 +20,9 @@ def models() -> None:
     columns = ("C10", "C10+", "C100", "C100+", "SVHN")
     table = Table(
         "network",
-        *(f"{c}" for c in ("input", "parameters", "multiply-adds")),
+        "input",
+        "parameters",
+        "multiply-adds",
         *columns,
         caption="Test error in %, as published; + with flip and shift. Parameters: trainable, 10 classes "
         "(ImageNet: 1,000). Multiply-adds: one image, forward.",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from densely.commands.options import Trained, WeightsOption, which_weights
 from densely.commands.terminal import ended, out
-from densely.console import tell
+from densely.console import counted, tell
 from densely.errors import UsageError
 from densely.interruption import Interrupted
 
@@ -76,9 +76,9 @@ def _predict_to_csv(trained: Any, images: list[Path], table: Path, weights: Any,
         tally = predict_to_csv(trained, images, table, weights=weights, all_classes=all_classes, console=out)
     except Interrupted as stop:
         raise ended(stop) from None
-    lines = [f"Table          {table}, {tally.predicted:,} image{'s' * (tally.predicted != 1)}"]
+    lines = [f"Table          {table}, {counted(tally.predicted, 'image')}"]
     if tally.bad:
         lines.append(f"not read       {tally.bad:,}; the column error says why")
     if tally.others:
-        lines.append(f"left out       {tally.others:,} other file{'s' * (tally.others != 1)}, by their names no images")
+        lines.append(f"left out       {counted(tally.others, 'other file')}, by their names no images")
     tell(out, "\n".join(lines))

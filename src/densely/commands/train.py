@@ -32,7 +32,7 @@ from densely.interruption import Interrupted
 
 
 def _setting(text: str, names: tuple[str, ...] = (), panel: str = "Training", **more: Any) -> Any:
-    """An option whose default the recipe has."""
+    """An option that changes the recipe's field of the same name."""
     return typer.Option(*names, help=text, show_default="recipe", rich_help_panel=panel, **more)
 
 
@@ -73,7 +73,9 @@ def train(
     stage_rates: RatesOption = None,
     epochs: Annotated[int | None, _setting("Passes over the training images.")] = None,
     batch_size: Annotated[int | None, _setting("Images a step.")] = None,
-    lr: Annotated[float | None, _setting("Highest learning rate; `densely find-lr` suggests one.")] = None,
+    learning_rate: Annotated[
+        float | None, _setting("Highest learning rate; `densely find-lr` suggests one.", names=("--lr",))
+    ] = None,
     schedule: Annotated[
         str | None, _setting("Of the learning rate.", metavar="cosine|one-cycle|trapezoid|staged|constant")
     ] = None,
@@ -205,44 +207,11 @@ def train(
 
     The same command again goes on where a training was broken off, to the very same weights.
     """
-    settings = {
-        "learning_rate": lr,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "schedule": schedule,
-        "warmup": warmup,
-        "cooldown": cooldown,
-        "optimizer": optimizer,
-        "momentum": momentum,
-        "beta_factor": beta_factor,
-        "weight_decay": weight_decay,
-        "decay_on": decay_on,
-        "label_smoothing": label_smoothing,
-        "class_weights": class_weights,
-        "ema": ema,
-        "clip_norm": clip_norm,
-        "accumulate": accumulate,
-        "precision": precision,
-        "early_stop": early_stop,
-        "val_fraction": val_fraction,
-        "preprocessing": preprocessing,
-        "shift": shift,
-        "fill": fill,
-        "flip": flip,
-        "flip_in_turn": flip_in_turn,
-        "flip_vertically": flip_vertically,
-        "turn": turn,
-        "crop": crop,
-        "policy": policy,
-        "cutout": cutout,
-        "mixup": mixup,
-        "cutmix": cutmix,
-        "flip_test": flip_test,
-        "shift_test": shift_test,
-    }
+    asked = given(locals())
     network = {"depth": depth, "growth_rate": growth_rate, "dropout": dropout}
     known(recipe, model)
     from densely.data.streaming import size_in_bytes
+    from densely.recipes import Recipe
 
     if source is None and config is None:
         raise UsageError("Name the DATA to train on (digits, cifar10, a folder, a CSV, …), or a saved --config.")
@@ -269,7 +238,8 @@ def train(
         "workers": workers,
         # Left out where they are not given: what was asked for by an earlier version is still the same.
         **given({"weights": weights, "freeze": freeze, "stage_rates": stage_rates, "sync_bn": sync_bn}),
-        **given(settings),
+        # An option that changes the recipe has the name of the field that it changes.
+        **{name: value for name, value in asked.items() if name in Recipe.model_fields},
     }
     if (devices is not None or "RANK" in os.environ) and (seeds is not None or folds is not None):
         raise UsageError("--seeds and --folds train one after the other, in one process: leave them or --devices out.")

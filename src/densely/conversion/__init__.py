@@ -15,6 +15,7 @@ from typing import Any
 
 from densely import architecture
 from densely.architecture import NETWORKS, NetworkSpec
+from densely.console import counted
 from densely.conversion import keras2, torchvision
 from densely.conversion.structure import Structure, recognise
 from densely.data import Preprocessing
@@ -88,7 +89,7 @@ def check_classes(classes: Sequence[str], count: int) -> tuple[str, ...]:
     """
     names = tuple(classes)
     if len(names) != count:
-        raise UsageError(f"{len(names)} class names were given, but the network has {count} classes.")
+        raise UsageError(f"The network has {counted(count, 'class')}, and {len(names)} names were given.")
     for i, name in enumerate(names):
         if not name.strip() or any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
             raise UsageError(f"Class name {i + 1}, {name!r}, is empty or cannot be printed: give it another.")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from densely.console import counted
 from densely.data.streaming import AT_A_TIME, Streamed
 from densely.errors import DataError
 
@@ -134,8 +135,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         """One line: source, count, shape, classes."""
-        h, w, c = self.input_shape
-        return f"<Dataset {self.source}: {len(self):,} images of {h}x{w}x{c}, {self.classes} classes>"
+        images, size = counted(len(self), "image"), "x".join(map(str, self.input_shape))
+        return f"<Dataset {self.source}: {images} of {size}, {counted(self.classes, 'class')}>"
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Unpack
 
 import numpy as np
 
+from densely.console import counted
 from densely.data import listings
 from densely.data.dataset import Parts
 from densely.data.images import EXTENSIONS
@@ -48,7 +49,7 @@ def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
     if others and (notify := reading.get("notify")) is not None:
         count = others.total()
         notify(
-            f"left out: {count:,} file{'s' * (count != 1)} in {root} that by their names are no PNG, JPEG, WebP or BMP"
+            f"left out: {counted(count, 'file')} in {root} that by their names are no PNG, JPEG, WebP or BMP"
             f" images ({_endings(others)})"
         )
     return listings.read(found, class_names, root.resolve().name, **reading)
@@ -97,7 +98,7 @@ def _class_names(folders: dict[PartName, Path]) -> tuple[str, ...]:
                 f" {folders['train'].resolve().parent}; train on that folder."
             )
         raise DataError(
-            f"{folders['train']} has {len(train)} class folder{'s' * (len(train) != 1)}: put the images of each class"
+            f"{folders['train']} has {counted(len(train), 'class folder')}: put the images of each class"
             " into a folder of their own, for two classes at least."
         )
     for part, found in names.items():

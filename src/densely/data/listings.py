@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.console import counted
 from densely.data.dataset import Dataset, Parts, taken
 from densely.data.download import Notify, to_stderr
 from densely.data.images import image_info, read_image
@@ -154,7 +155,7 @@ def _defaults(listing: Listing, skip_bad: bool) -> tuple[tuple[int, int], int]:
                 raise _or_skipped(error) from error
     if not sample:
         raise DataError(
-            f"None of {min(SAMPLE, n)} images looked at can be read, {listing.files[0]} first: replace them."
+            f"Of {counted(min(SAMPLE, n), 'image')} looked at none can be read, {listing.files[0]} first: replace them."
         )
     median = statistics.median(min(info.height, info.width) for info in sample)
     side = min(max(8 * round(median / 8), 32), 128)

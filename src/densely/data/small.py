@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from densely.console import counted
 from densely.data.dataset import Dataset, Parts
 from densely.errors import DataError
 
@@ -31,8 +32,8 @@ def first_fifty(parts: Parts, name: str) -> Parts:
     if counts.min() < TRAIN + VAL:
         least = int(counts.argmin())
         raise DataError(
-            f"{source.source} has only {counts[least]} images of {source.class_names[least]!r} and {name} takes"
-            f" {TRAIN + VAL} of each class: put the whole archive in its place."
+            f"{source.source} has only {counted(counts[least], 'image')} of {source.class_names[least]!r} and {name}"
+            f" takes {TRAIN + VAL} of each class: put the whole archive in its place."
         )
     grouped = np.argsort(source.labels, kind="stable")
     rank = np.empty_like(grouped)

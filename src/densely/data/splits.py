@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.console import counted
 from densely.data.dataset import Dataset, Parts, joined
 from densely.data.iterative import deal
 from densely.errors import DataError, UsageError, reason
@@ -79,7 +80,7 @@ def folds(labels: Labels, k: int, seed: int, class_names: Sequence[str] | None =
         name = str(few[0]) if class_names is None else repr(class_names[few[0]])
         size = int(sizes[few[0]])
         raise DataError(
-            f"Class {name} has {size} image{'s' * (size > 1)} and {k} folds need {k}, one each: add images, remove it,"
+            f"Class {name} has {counted(size, 'image')} and {k} folds need {k}, one each: add images, remove it,"
             " or take fewer folds."
         )
     fold_of = np.empty(n, dtype=np.int64)
@@ -282,13 +283,14 @@ def _check_divisible(train: Dataset, parts_to_take: list[str]) -> None:
         return
     if len(train) < needed:
         raise DataError(
-            f"{train.source} has {len(train)} images: at least {needed} are needed to divide it, so add some."
+            f"{train.source} has {counted(len(train), 'image')}: at least {needed} are needed to divide it, so add "
+            "some."
         )
     if train.multi_label:
         return
     for name, count in zip(train.class_names, train.class_counts().tolist(), strict=True):
         if 0 < count < needed:
             raise DataError(
-                f"Class {name!r} of {train.source} has {count} image{'s' * (count > 1)} and needs {needed}, one each"
+                f"Class {name!r} of {train.source} has {counted(count, 'image')} and needs {needed}, one each"
                 f" for {', '.join(['training', *parts_to_take])}: add images, remove it, or provide those parts."
             )

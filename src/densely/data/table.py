@@ -16,6 +16,7 @@ from typing import NamedTuple, Unpack, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.console import counted
 from densely.data import listings
 from densely.data.dataset import Parts
 from densely.data.listings import PART_NAMES, Listing, PartName, Reading
@@ -100,7 +101,7 @@ def _rows(table: Path) -> tuple[tuple[str, ...], list[Row]]:
                 columns = _columns(place, values)
             elif len(values) != len(columns):
                 raise DataError(
-                    f"{place} has {len(values)} value{'s' * (len(values) != 1)} and the first line {len(columns)}"
+                    f"{place} has {counted(len(values), 'value')} and the first line {len(columns)}"
                     " columns: give one for each, and put quotes around a value that holds a separator."
                 )
             else:

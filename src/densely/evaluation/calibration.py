@@ -87,24 +87,74 @@ def fit_temperature(probabilities: np.ndarray, dataset: Dataset) -> float:
     """
     from scipy.optimize import minimize_scalar  # half a second, which `densely predict` need not wait for
 
-    logits = _logits(probabilities, dataset.multi_label)
-    n, classes = logits.shape
-    doubt = 1 / (n + 2)
-    if dataset.multi_label:
-        target = np.where(dataset.labels == 1, 1 - doubt, doubt)
-    else:
-        target = np.full((n, classes), doubt / max(1, classes - 1))
-        target[np.arange(n), dataset.labels] = 1 - doubt
-
-    def smoothed_loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        if dataset.multi_label:
-            return float(-np.mean(target * log_expit(scaled) + (1 - target) * log_expit(-scaled)))
-        return float(-np.mean((target * log_softmax(scaled, axis=1)).sum(axis=1)))
-
+    smoothed = _Likelihood(probabilities, dataset, doubt=1 / (len(dataset) + 2))
     # The loss is convex in 1 / T, so in log T it still has one valley only, and a bounded search finds its floor.
-    found = minimize_scalar(smoothed_loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    found = minimize_scalar(smoothed.loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
     return float(np.clip(np.exp(found.x), LOWEST, HIGHEST))
+
+
+def temperature_interval(probabilities: np.ndarray, dataset: Dataset, temperature: float) -> tuple[float, float]:
+    """The 95 % confidence interval of a fitted temperature; with 1 in it, nobody can say that the temperature helps.
+
+    All temperatures whose log-likelihood is less than 1.92 below the highest (half of χ²'s 3.84), of the labels as they
+    are, not Platt's: what is smoothed for safety is no evidence. As the answers for one image hang together, and
+    dividing by T is not the whole truth, the differences are first scaled down as far as the spread of the images'
+    gradients demands (R. E. Chandler, S. Bate, *Inference for clustered data using the independence loglikelihood*,
+    Biometrika 2007).
+
+    Args:
+        probabilities: `(N, classes)`, those that the temperature was fitted to.
+        dataset: the N images they belong to.
+        temperature: from `fit_temperature`; it belongs to the interval, wherever smoothing has moved it.
+
+    Returns:
+        (low, high), between `LOWEST` and `HIGHEST`.
+    """
+    from scipy.optimize import brentq, minimize_scalar
+
+    likelihood, ends = _Likelihood(probabilities, dataset, doubt=0.0), (np.log(LOWEST), np.log(HIGHEST))
+    best = minimize_scalar(likelihood.loss, bounds=ends, method="bounded").x
+    allowed = likelihood.loss(best) + 1.92 * likelihood.overdispersion(best)
+
+    def beyond(log_temperature: float) -> float:
+        return likelihood.loss(log_temperature) - allowed
+
+    reached = [end if beyond(end) <= 0 else brentq(beyond, *sorted((best, end))) for end in ends]
+    low, high = np.clip(np.exp(reached), LOWEST, HIGHEST).tolist()
+    return min(low, temperature), max(high, temperature)
+
+
+class _Likelihood:
+    """How well a temperature suits labels, each held to be wrong with probability `doubt`."""
+
+    def __init__(self, probabilities: np.ndarray, dataset: Dataset, doubt: float) -> None:
+        self.multi_label = dataset.multi_label
+        self.logits = _logits(probabilities, self.multi_label)
+        n, classes = self.logits.shape
+        if self.multi_label:
+            self.target = np.where(dataset.labels == 1, 1 - doubt, doubt)
+        else:
+            self.target = np.full((n, classes), doubt / max(1, classes - 1))
+            self.target[np.arange(n), dataset.labels] = 1 - doubt
+
+    def loss(self, log_temperature: float) -> float:
+        """The negative log-likelihood in nats, of all images together."""
+        scaled = self.logits / np.exp(log_temperature)
+        if self.multi_label:
+            return float(-np.sum(self.target * log_expit(scaled) + (1 - self.target) * log_expit(-scaled)))
+        return float(-np.sum(self.target * log_softmax(scaled, axis=1)))
+
+    def overdispersion(self, log_temperature: float) -> float:
+        """How many times as much the images' gradients by 1 / T vary as those of independent answers; at least 1."""
+        z, scaled = self.logits, self.logits / np.exp(log_temperature)
+        if self.multi_label:
+            p = expit(scaled)
+            expected = float((p * (1 - p) * z**2).sum())
+        else:
+            p = np.exp(log_softmax(scaled, axis=1))
+            expected = float(((p * z**2).sum(axis=1) - (p * z).sum(axis=1) ** 2).sum())
+        found = float((((p - self.target) * z).sum(axis=1) ** 2).sum())
+        return max(1.0, found / expected) if expected > 0 else 1.0
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float, *, multi_label: bool) -> np.ndarray:

@@ -88,8 +88,8 @@ def evaluate_held_out(
 
     Returns:
         `scores` as `val` and as `test`, for the parts there are. Where there are both, `test` has `calibration` too:
-        the temperature fitted on `val` and what it does for `test` (see
-        `densely.evaluation.calibration.with_temperature`).
+        the temperature fitted on `val`, its 95 % confidence interval `temperature_ci95`, and what it does for `test`
+        (see `densely.evaluation.calibration`).
     """
     named = {name: part for name, part in (("val", val), ("test", test)) if part is not None}
     p = {name: probabilities(model, part.images, preprocessing, batch_size, views) for name, part in named.items()}
@@ -112,6 +112,7 @@ def held_out_scores(
         temperature = calibration.fit_temperature(p["val"], val)
         found["test"]["calibration"] = {
             "fitted_on": "val",
+            "temperature_ci95": list(calibration.temperature_interval(p["val"], val, temperature)),
             **calibration.with_temperature(p["test"], test, temperature),
         }
     return found

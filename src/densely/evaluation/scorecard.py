@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from densely.console import tell
+from densely.console import counted, tell
 
 #: At most so many classes and confusions are shown; `--json` has them all.
 CLASSES, CONFUSIONS = 20, 5
@@ -30,6 +30,8 @@ def show(scores: Mapping[str, Any], console: Console) -> None:
     for row in (*rows, *_calibration(scores)):
         whole.add_row(*row)
     console.print(whole)
+    if doubt := doubtful_temperature(scores):
+        tell(console, doubt, style="yellow")
     console.print(_classes(scores["per_class"], worst_by))
     found = mistakes(scores)
     if found:
@@ -42,6 +44,18 @@ def mistakes(scores: Mapping[str, Any]) -> list[tuple[int, str]]:
     """What was taken for what, or of several labels what was missed and what invented: (count, words), most first."""
     found = _wrong_answers(scores) if "exact_match" in scores else _confusions(scores)
     return sorted(found, key=lambda mistake: -mistake[0])
+
+
+def doubtful_temperature(scores: Mapping[str, Any]) -> str:
+    """What has to be said of a temperature that may as well do harm, in a sentence; empty where there is none such."""
+    # Runs of earlier versions lack the interval.
+    low, high = scores.get("calibration", {}).get("temperature_ci95", (0.0, 0.0))
+    if not low <= 1 <= high:
+        return ""
+    return (
+        f"The validation part is too small to tell this temperature from 1 (95 % interval {low:.2f} to {high:.2f}): on "
+        "other images it may do harm."
+    )
 
 
 def _one_label(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -88,7 +102,7 @@ def _classes(per_class: Mapping[str, Mapping[str, Any]], worst_by: str) -> Table
         "class",
         *columns.values(),
         "images",
-        caption=f"… and {more:,} more {'class' if more == 1 else 'classes'}; --json has all." if more else None,
+        caption=f"… and {counted(more, 'more class')}; --json has all." if more else None,
         caption_justify="left",
     )
     for column in table.columns[1:]:
@@ -121,7 +135,7 @@ def _wrong_answers(scores: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 def _interval(interval: tuple[float, float], n: int) -> str:
     low, high = interval
-    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, {n:,} images"
+    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, {counted(n, 'image')}"
 
 
 def percent(value: float | None) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from densely import data
+from densely.console import counted
 from densely.cost import multiply_adds, parameters
 from densely.errors import UsageError
-from densely.evaluation.scorecard import percent
+from densely.evaluation.scorecard import doubtful_temperature, percent
 from densely.export import usage
 from densely.export.checking import Checked
 from densely.export.description import Description
@@ -95,6 +96,7 @@ def write(
         part=part,
         scores=scores,
         watched=run is not None and (run.config.tune or run.config.watches_test),
+        doubt="" if scores is None else doubtful_temperature(scores),
         results=[] if scores is None else _results(scores),
         facts=_facts(trained, weights),
         classes=names,
@@ -124,11 +126,11 @@ def _scores(run: Run | None) -> tuple[str, dict[str, Any] | None]:
     """The part that a run was scored on, and its scores."""
     if run is None or not (run.folder / "metrics.json").is_file():
         return "test", None
-    return ("validation", run.metrics.get("val")) if run.config.tune else ("test", run.metrics.get("test"))
+    return ("validation" if run.config.tune else "test"), run.metrics.get(run.config.scored)
 
 
 def _results(scores: dict[str, Any]) -> list[tuple[str, str]]:
-    n = f"{scores['n']:,} images"
+    n = counted(scores["n"], "image")
     if "exact_match" in scores:
         rows = [
             ("mean average precision", percent(scores["mean_average_precision"])),
@@ -165,8 +167,9 @@ def _facts(trained: Run | ModelFile, weights: Weights) -> list[tuple[str, str]]:
         last = "after the last epoch" if weights == "final" else "of the best validation accuracy"
         facts += [
             ("data", plain(trained.config.data_name)),
-            ("recipe", f"{recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
-             f"learning rate {recipe.learning_rate:g} ({recipe.schedule}); `config.toml` of the run has every setting"),
+            ("recipe", f"{recipe.name}: {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
+             f"{recipe.optimizer}, learning rate {recipe.learning_rate:g} ({recipe.schedule}); "
+             "`config.toml` of the run has every setting"),
             ("seed", str(trained.config.seed)),
             ("weights", last),
         ]  # fmt: skip

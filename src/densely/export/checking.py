@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.console import counted
 from densely.evaluation.views import YES
 
 TOLERANCE = 1e-4
@@ -42,9 +43,9 @@ class Checked:
     def told(self) -> str:
         """In a sentence, without a full stop."""
         of = (
-            f"{self.images:,} random images ({self.random[0].lower()}{self.random[1:]})"
+            f"{counted(self.images, 'random image')} ({self.random[0].lower()}{self.random[1:]})"
             if self.random
-            else f"{self.images:,} {self.part} images"
+            else counted(self.images, f"{self.part} image")
         )
         text = f"on {of}, probabilities differ by at most {self.difference:.1e}"
         if self.accuracy is not None:

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from densely.kernels.backward import Backward
 from densely.kernels.choice import block_engine, chosen
 from densely.kernels.forward import Forward, Kept
-from densely.kernels.plan import LayerParameters, Plan, RunningStatistics, Seed, in_autocast, make_plan
+from densely.kernels.plan import LayerParameters, Options, Plan, RunningStatistics, Seed, in_autocast, make_plan
 from densely.kernels.replicas import Replicas
 
 
@@ -75,11 +75,12 @@ def dense_block(
         RuntimeError: from a second differentiation.
     """
     device = x.device.type
+    options = Options(training, momentum, epsilon, dropout, seed, replicas)
     if x.is_meta:  # shapes only, as Keras asks for when it builds a model
-        plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, None, "operators")
+        plan = make_plan(x, layers, statistics, options._replace(seed=None), "operators")
         return x.new_empty((plan.images, *plan.size, plan.width))
     x = in_autocast(x)
-    plan = make_plan(x, layers, statistics, training, momentum, epsilon, dropout, seed, chosen(x), replicas)
+    plan = make_plan(x, layers, statistics, options, chosen(x))
     parameters = [tensor for layer in layers for tensor in layer]
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):

@@ -67,6 +67,17 @@ class RunningStatistics(NamedTuple):
     """The same for the second."""
 
 
+class Options(NamedTuple):
+    """What a block and a transition are told alike, besides tensors: the arguments that `dense_block` explains."""
+
+    training: bool
+    momentum: float
+    epsilon: float
+    dropout: float
+    seed: Seed
+    replicas: Replicas | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """Everything about one call but the tensors to differentiate, as far as a block and a transition have it alike."""
@@ -256,13 +267,8 @@ def make_plan(
     x: torch.Tensor,
     layers: Sequence[LayerParameters],
     statistics: Sequence[RunningStatistics],
-    training: bool,
-    momentum: float,
-    epsilon: float,
-    rate: float,
-    seed: Seed,
+    options: Options,
     engine: EngineName,
-    replicas: Replicas | None = None,
 ) -> Plan:
     """Checks what `dense_block` was given, and puts it in order.
 
@@ -277,7 +283,7 @@ def make_plan(
         raise ValueError(
             f"A dense block needs statistics for each of its layers, ≥ 1: {len(layers)}, {len(statistics)}."
         )
-    shared = _shared(x, training, momentum, epsilon, rate, seed, engine, replicas)
+    shared = _shared(x, options, engine)
     growth = (layers[0].kernel1 if layers[0].kernel2 is None else layers[0].kernel2).shape[-1]
     bottleneck = 0 if layers[0].kernel2 is None else layers[0].kernel1.shape[-1]
     start = x.shape[3]
@@ -290,13 +296,8 @@ def make_transition_plan(
     x: torch.Tensor,
     layer: LayerParameters,
     statistics: RunningStatistics,
-    training: bool,
-    momentum: float,
-    epsilon: float,
-    rate: float,
-    seed: Seed,
+    options: Options,
     engine: EngineName,
-    replicas: Replicas | None = None,
 ) -> TransitionPlan:
     """Checks what `transition` was given, and puts it in order.
 
@@ -308,39 +309,31 @@ def make_transition_plan(
         raise ValueError(f"A transition takes images (N, H, W, C) of at least 2 by 2 pixels, not {tuple(x.shape)}.")
     if layer.kernel1.shape[:3] != (1, 1, channels) or layer.kernel2 is not None:
         raise ValueError(f"A transition of {channels} channels has one 1×1 kernel, not {tuple(layer.kernel1.shape)}.")
-    shared = _shared(x, training, momentum, epsilon, rate, seed, engine, replicas)
+    shared = _shared(x, options, engine)
     return TransitionPlan(**shared, channels=channels, filters=layer.kernel1.shape[3], statistics=statistics)
 
 
-def _shared(
-    x: torch.Tensor,
-    training: bool,
-    momentum: float,
-    epsilon: float,
-    rate: float,
-    seed: Seed,
-    engine: EngineName,
-    replicas: Replicas | None,
-) -> dict[str, Any]:
+def _shared(x: torch.Tensor, options: Options, engine: EngineName) -> dict[str, Any]:
     """The fields of `Call`."""
+    rate = options.dropout
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"The dropout rate must be at least 0 and below 1, not {rate}.")
-    active = training and rate > 0.0
-    generator, on_device = dropout_source(seed, x.device, engine) if active else (None, None)
+    active = options.training and rate > 0.0
+    generator, on_device = dropout_source(options.seed, x.device, engine) if active else (None, None)
     return {
         "images": x.shape[0],
         "size": (x.shape[1], x.shape[2]),
         "dtype": x.dtype,
         "sums": torch.float64 if x.dtype == torch.float64 else torch.float32,
         "device": x.device,
-        "training": training,
-        "momentum": momentum,
-        "epsilon": epsilon,
+        "training": options.training,
+        "momentum": options.momentum,
+        "epsilon": options.epsilon,
         "rate": rate if active else 0.0,
         "generator": generator,
         "seed": on_device,
         "engine": engine,
-        "replicas": replicas,
+        "replicas": options.replicas,
     }
 
 

@@ -16,6 +16,7 @@ from densely.kernels.engine import Convolution
 from densely.kernels.normalisation import Normalisation, move, moving, normalisation
 from densely.kernels.plan import (
     LayerParameters,
+    Options,
     RunningStatistics,
     Seed,
     TransitionPlan,
@@ -53,7 +54,8 @@ def transition(
         RuntimeError: from a second differentiation.
     """
     x = in_autocast(x)
-    plan = make_transition_plan(x, layer, statistics, training, momentum, epsilon, dropout, seed, chosen(x), replicas)
+    options = Options(training, momentum, epsilon, dropout, seed, replicas)
+    plan = make_transition_plan(x, layer, statistics, options, chosen(x))
     parameters = (layer.gamma1, layer.beta1, layer.kernel1, layer.bias1)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):

@@ -110,7 +110,7 @@ def differences(opened: Sequence[Run], names: Sequence[str]) -> list[Difference]
 
     known: list[tuple[str, str, NDArray[np.bool_]]] = []
     for run, name in zip(opened, names, strict=True):
-        part = "val" if run.config.tune else "test"
+        part = run.config.scored
         right = _right(run, part)
         if right is not None:
             known.append((name, runs.read_fingerprints(run.folder).get(part, ""), right))
@@ -136,7 +136,7 @@ def settings(opened: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _row(name: str, run: Run) -> dict[str, Any]:
-    part = "val" if run.config.tune else "test"
+    part = run.config.scored
     metrics, history = run.metrics, run.history
     with runs.reading(run.folder / "metrics.json"):
         scores = metrics[part]

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from densely import cost
+from densely.console import counted
 from densely.errors import DataError
 from densely.files import write_whole
 
@@ -249,8 +250,8 @@ def network(run: Run) -> Figure:
         h, w, c = stage.shape
         if stage.name.startswith("dense_block"):
             number, growth = next(layers)
-            kind = "bottleneck layers" if spec.bottleneck else "layers"
-            words, colour = f"{number} {kind}, each adds {growth} maps", TRAIN
+            kind = "bottleneck layer" if spec.bottleneck else "layer"
+            words, colour = f"{counted(number, kind)}, each adds {counted(growth, 'map')}", TRAIN
         elif stage.name.startswith("transition"):
             words, colour = f"1×1 to {c} maps, then half the size", VALIDATE
         elif stage.name == "classifier":
@@ -258,7 +259,7 @@ def network(run: Run) -> Figure:
         else:
             stems = {"cifar": "3×3", "imagenet": "7×7/2, pooling", "whitened": "whitening, 3×3/2"}
             words, colour = stems[spec.stem], LINE
-        size = f"{spec.classes} classes" if stage.name == "classifier" else f"{h}×{w}×{c}"
+        size = counted(spec.classes, "class") if stage.name == "classifier" else f"{h}×{w}×{c}"
         boxes.append((stage.name.replace("_", " "), size, words, colour))
     figure, axes = one_axes(4.6, 0.56 * len(boxes) + 0.1)
     axes.set_axis_off()

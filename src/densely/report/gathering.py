@@ -125,7 +125,7 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
         UsageError: if the training did not finish, or its data came from Python and are not given.
         DataError: if the data, or the run's files, have changed since.
     """
-    name = "val" if run.config.tune else "test"
+    name = run.config.scored
     metrics = run.metrics
     with reading(run.folder / "metrics.json"):
         calibration = metrics[name].get("calibration")
@@ -139,7 +139,11 @@ def gather(run: Run, parts: Parts | None = None, data_dir: str | Path | None = N
     if calibration is not None:
         with reading(run.folder / "metrics.json"):
             temperature = float(calibration["temperature"])
-        scores["calibration"] = {"fitted_on": "val", **with_temperature(p, held_out, temperature)}
+            fitted: dict[str, Any] = {"fitted_on": "val"}
+            if "temperature_ci95" in calibration:  # which runs of earlier versions lack
+                low, high = map(float, calibration["temperature_ci95"])
+                fitted["temperature_ci95"] = [low, high]
+        scores["calibration"] = {**fitted, **with_temperature(p, held_out, temperature)}
         after = reliability(apply_temperature(p, temperature, multi_label=held_out.multi_label), held_out)
 
     wrong = _wrong(p, held_out)

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from densely import data, runs, show
-from densely.console import clock
+from densely.console import clock, counted
 from densely.data import Dataset
 from densely.evaluation import scorecard
 from densely.evaluation.scorecard import percent
@@ -125,10 +125,11 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
     run, scores = findings.run, findings.scores
     main = "mean_average_precision" if findings.held_out.multi_label else "accuracy"
     value = scores[main]
+    images_scored = counted(scores["n"], f"{part} image")
     if main == "accuracy":
         low, high = scores["accuracy_ci95"]
         of = (
-            f"of {scores['n']:,} {part} images named right; 95 % interval {100 * low:.1f} to {100 * high:.1f} %. "
+            f"of {images_scored} named right; 95 % interval {100 * low:.1f} to {100 * high:.1f} %. "
             f"{findings.wrong:,} wrong."
         )
         bars = [{"name": "this network", "value": value}]
@@ -139,7 +140,7 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
         bars.append({"name": nearest, "value": findings.nearest})
         bars.append({"name": "always the most frequent class", "value": findings.chance})
     else:
-        of = f"mean average precision of {len(run.inputs.class_names)} labels on {scores['n']:,} {part} images"
+        of = f"mean average precision of {counted(len(run.inputs.class_names), 'label')} on {images_scored}"
         bars = [
             {"name": "mean average precision", "value": value},
             {"name": "yes-or-no answers right", "value": scores["accuracy"]},
@@ -149,7 +150,7 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
     facts = [
         ("network", run.config.model),
         ("parameters", f"{findings.parameters:,}"),
-        ("trained on", f"{len(findings.parts.train):,} images"),
+        ("trained on", counted(len(findings.parts.train), "image")),
         ("epochs", f"{len(findings.history)} in {clock(seconds)}"),
         ("loss", f"{scores['loss']:.4f} nats"),
         ("calibration error", f"{100 * scores['ece']:.1f} %"),
@@ -175,6 +176,7 @@ def _verdict(findings: Findings, part: str) -> dict[str, Any]:
 def _words(findings: Findings, part: str) -> dict[str, str]:
     run, scores, train = findings.run, findings.scores, findings.parts.train
     recipe = run.config.recipe
+    images_scored = counted(scores["n"], f"{part} image")
     best = ""
     watched = [row for row in findings.history if "val_accuracy" in row]
     if watched:
@@ -204,11 +206,11 @@ def _words(findings: Findings, part: str) -> dict[str, str]:
     if temperature is not None:
         trust += (
             f" A temperature of {temperature:.2f}, fitted on the validation part, divides every logit: no answer "
-            "changes, only how sure it is said to be."
+            f"changes, only how sure it is said to be. {scorecard.doubtful_temperature(scores)}"
         )
     return {
         "learning": ended + best,
-        "confusions": f"Of {scores['n']:,} {part} images. "
+        "confusions": f"Of {images_scored}. "
         + ("A label is seen where its probability is one half or more." if train.multi_label else matrix),
         "mistakes": f"{_of_all(len(findings.mistakes), findings.wrong)} Colour marks what "
         "speaks for its answer: yellow the most, clear the least. Choose one to see it large; the arrow keys lead on.",
@@ -350,11 +352,11 @@ def _environment(run: Run) -> list[tuple[str, str]]:
     flat: list[tuple[str, str]] = []
     for name, value in found.items():
         if isinstance(value, dict):
-            flat += [(f"{key}", str(inner)) for key, inner in value.items() if inner is not None]
+            flat += [(key, str(inner)) for key, inner in value.items() if inner is not None]
         elif name not in ("command", "resumed") and value is not None:
             flat.append((name.replace("_", " "), str(value)))
     if isinstance(found.get("resumed"), list) and found["resumed"]:
-        flat.append(("gone on after a break", f"{len(found['resumed'])} times"))
+        flat.append(("gone on after a break", counted(len(found["resumed"]), "time")))
     return flat
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from densely.console import clock
+from densely.console import clock, counted
 from densely.files import remove_asides, write_whole
 from densely.report import figures, page, sweep_figures
 
@@ -131,7 +131,7 @@ def write(
     counts = {state: sum(trial.state == state for trial in trials) for state in ("done", "ended early", "failed")}
     text = page.render(
         "sweep.html.j2",
-        title=f"{len(trials)} trials on {data}",
+        title=f"{counted(len(trials), 'trial')} on {data}",
         best=order[0],
         score=score,
         counts={state: count for state, count in counts.items() if count},

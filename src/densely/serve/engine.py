@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from densely.console import counted
 from densely.errors import DataError, UsageError, reason
 from densely.export.description import Description
 from densely.export.onnx import MAPS, PROBABILITIES
@@ -71,7 +72,10 @@ class Engine:
         if not self.meaning.with_preprocessing:
             raise UsageError(f"{path} takes preprocessed pixels: export it again --with-preprocessing.")
         if self.meaning.batch != "dynamic":
-            raise UsageError(f"{path} takes {self.meaning.batch} images at a time: export it again without --batch.")
+            raise UsageError(
+                f"{path} takes exactly {counted(int(self.meaning.batch), 'image')} at a time: export it again without "
+                "--batch."
+            )
         self._check(path)
 
     def _check(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from types import FrameType
 import uvicorn
 from rich.console import Console
 
-from densely.console import tell
+from densely.console import counted, tell
 from densely.data.digits import load as digits
 from densely.errors import DenselyError, UsageError
 from densely.export.description import Description
@@ -195,6 +195,6 @@ def _tell(out: Console, err: Console, meaning: Description, address: str, local:
             else "everybody who reaches this machine can use the network: give it a --token and put TLS before it."
         )
         tell(err, f"Warning: {warning}")
-    tell(out, f"Network        {meaning.name}, {len(meaning.class_names)} classes")
+    tell(out, f"Network        {meaning.name}, {counted(len(meaning.class_names), 'class')}")
     tell(out, f"Serving at     {address}")
     out.file.flush()

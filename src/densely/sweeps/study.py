@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,8 @@ Pruner = Literal["median", "hyperband", "none"]
 SPARED = 0.25
 """Of its epochs a trial is given this share before it may be ended: the first ones tell little."""
 _REASON, _SECONDS, _EPOCHS = "reason", "seconds", "epochs"
+#: Seconds that SQLite waits for a reader: somebody may look at the file with a tool of Optuna's.
+_WAITING: dict[str, Any] = {"connect_args": {"timeout": 60}}
 
 
 def check(pruner: str) -> None:
@@ -39,7 +41,7 @@ def check(pruner: str) -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise UsageError("A sweep needs Optuna: pip install 'densely[sweep]'.") from None
-    if pruner not in ("median", "hyperband", "none"):
+    if pruner not in get_args(Pruner):
         raise UsageError(f"--pruner is median, hyperband or none, not {pruner!r}.")
 
 
@@ -184,7 +186,3 @@ class Study:
         except (StorageInternalError, SQLAlchemyError, RuntimeError) as error:
             told = error.__cause__ or error
             raise DataError(f"{self.path} cannot be read or written: {reason(told)}") from None
-
-
-#: Seconds that SQLite waits for a reader: somebody may look at the file with a tool of Optuna's.
-_WAITING: dict[str, Any] = {"connect_args": {"timeout": 60}}

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
-from densely.console import tell
+from densely.console import counted, tell
 from densely.errors import DenselyError, UsageError, reason
 from densely.files import write_whole
 from densely.interruption import Interrupted, StopSignals
@@ -145,7 +145,7 @@ def sweep(
                 _write_page(swept, study, config.data_name)
         except Interrupted as stop:
             ended = sum(one.state != "running" for one in study.trials())
-            raise Interrupted(stop.signal, folder, f"after {ended} of {trials} trials") from None
+            raise Interrupted(stop.signal, folder, f"after {ended} of {counted(trials, 'trial')}") from None
     return swept
 
 
@@ -192,7 +192,7 @@ def _run(
 def _tell(bar: Live, known: list[Trial], number: int) -> None:
     """A line for a trial that has ended."""
     trial = known[number]
-    settings = "  ".join(f"{name} {told(value)}" for name, value in trial.settings.items())
+    settings = {name: told(value) for name, value in trial.settings.items()}
     if trial.value is not None:
         best = all(one.value is None or one.value < trial.value for one in known if one is not trial)
         how = f"{100 * trial.value:.2f} %{', the best so far' if best else ''}"
@@ -200,11 +200,8 @@ def _tell(bar: Live, known: list[Trial], number: int) -> None:
         how = f"failed: {trial.reason}"
     else:
         how = f"ended early at {100 * trial.curve[-1][1]:.2f} %, after {trial.progress} epochs"
-    bar.keep(f"trial {number}  {how}  ({settings})", {"trial": str(number), "score": how, **_cells(trial)})
-
-
-def _cells(trial: Trial) -> dict[str, str]:
-    return {name: told(value) for name, value in trial.settings.items()}
+    words = "  ".join(f"{name} {value}" for name, value in settings.items())
+    bar.keep(f"trial {number}  {how}  ({words})", {"trial": str(number), "score": how, **settings})
 
 
 def _why_not(found: list[Trial]) -> str:

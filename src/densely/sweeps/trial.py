@@ -11,6 +11,7 @@ import keras
 from rich.console import Console
 
 from densely.errors import DenselyError
+from densely.runs import Run
 from densely.sweeps.space import arguments
 from densely.training.pool import Ask
 from densely.training.resume import checkpoint
@@ -111,6 +112,4 @@ def run(ask: Ask, order: Order) -> Result:
 
 
 def _seconds(folder: Path) -> float:
-    from densely.runs import Run
-
     return sum(row.get("seconds", 0.0) for row in Run.open(folder).history)

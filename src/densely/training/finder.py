@@ -88,6 +88,9 @@ def find_learning_rate(
         console: where progress of reading images is printed.
         **options: as for `densely.train`; the recipe's batch size, optimizer and augmentation count.
 
+    Returns:
+        The rates that were tried, their losses, and a suggestion.
+
     Raises:
         UsageError: for an impossible range or count.
         DenselyError: if the loss never fell.

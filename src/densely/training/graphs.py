@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from densely.errors import DenselyError, reason
 from densely.kernels import triton
-from densely.training.memory import ran_out
+from densely.training.out_of_memory import ran_out
 
 if TYPE_CHECKING:
     from densely.runs import RunConfig

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from densely import fused, runs
-from densely.console import tell
+from densely.console import counted, tell
 from densely.machine import environment
 from densely.runs import Run, Start
 from densely.training.preparation import Prepared
@@ -103,9 +103,9 @@ def _announce(console: Console, run: Run, prepared: Prepared, processes: int) ->
     parameters = sum(int(np.prod(w.shape)) for w in prepared.network.trainable_weights)
     start = run.config.start
     lines = [
-        f"{run.config.data}: {', '.join(counts)}; {parts.train.classes} classes, {height}×{width}×{channels}",
+        f"{run.config.data}: {', '.join(counts)}; {counted(parts.train.classes, 'class')}, {height}×{width}×{channels}",
         f"{run.config.model}: {parameters:,} parameters{' to train' if start is not None and start.freeze else ''}; "
-        f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, batch {recipe.batch_size}, seed {run.config.seed}",
+        f"{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, seed {run.config.seed}",
         *([f"weights: {start.weights}, {_treated(start)}"] if start is not None else []),
         f"recipe {recipe.name}: {prepared.why}",
         *([f"on {processes} processes, {_normalised(run)}"] if processes > 1 else []),

@@ -11,7 +11,7 @@ from rich.console import Console
 from densely import data, recipes, runs
 from densely.console import tell
 from densely.data import Dataset, Parts, SplitRecord
-from densely.errors import DenselyError, UsageError
+from densely.errors import DataError, UsageError
 from densely.recipes import Recipe
 from densely.runs import Run
 from densely.training.bars import live
@@ -48,7 +48,7 @@ def load(
             skip_bad=skip_bad,
             cache=cache,
             workers=workers,
-            notify=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+            notify=lambda line: tell(console, line, style="dim"),
             progress=lambda done, total: bar.show("Reading images", done, total),
         )
     if parts.skipped:
@@ -126,7 +126,7 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
     recorded = runs.read_fingerprints(run.folder)
     for part, fingerprint in parts.fingerprints().items():
         if recorded.get(part) != fingerprint:
-            raise DenselyError(
+            raise DataError(
                 f"The {part} part of {config.data} is not the one that {run.folder} was trained with: "
                 "the data have changed since."
             )

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from densely import architecture, data, recipes, runs, transfer, whitening
+from densely.console import tell
 from densely.data import Dataset, Parts, Preprocessing, SplitRecord, augment
 from densely.data.dataset import Images, chunks
 from densely.data.streaming import Streamed
@@ -131,7 +132,7 @@ def prepare(
         begin.preprocessing_fits(settings.get("preprocessing"))
         chosen = recipes.change(chosen, preprocessing=begin.trained.preprocessing.kind)
     for line in recipes.idle(chosen, settings, validation_given=parts.val is not None):
-        console.print(line, style="dim", markup=False, soft_wrap=True)
+        tell(console, line, style="dim")
     parts, record = complete(parts, val_fraction(chosen, tune), seed)
     if chosen.early_stop is not None and parts.val is None and not chosen.validate_on_test:
         raise UsageError("Early stopping watches a validation part: give --val-fraction more than 0.")

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from densely import runs
-from densely.console import tell
+from densely.console import counted, tell
 from densely.data import Dataset, Parts
 from densely.errors import DenselyError, UsageError
 from densely.evaluation import summarise
@@ -52,7 +52,7 @@ class Repeats:
                 spread = "" if found["std"] is None else f" ± {100 * found['std']:.2f}"
                 between = f"{100 * found['min']:.2f} to {100 * found['max']:.2f}"
                 title = f"{part} {name.replace('_', ' ')}"
-                lines.append(f"{title}  {100 * found['mean']:.2f}{spread} %  ({found['n']} runs, {between})")
+                lines.append(f"{title}  {100 * found['mean']:.2f}{spread} %  ({counted(found['n'], 'run')}, {between})")
         return "\n".join([*lines, f"Folder         {self.folder}"])
 
 
@@ -114,7 +114,7 @@ def repeat(
             out, runs.name_for(name_of(source)), asked, options.get("resume", "auto"), held, end="summary.json"
         )
         found = _train_all(folder, source, seeds, folds, seed, jobs, console, options)
-        summary = summarise([run.metrics for run in found], "val" if tune else "test")
+        summary = summarise([run.metrics for run in found], found[0].config.scored)
         runs.write_json(folder / "summary.json", summary)
     repeats = Repeats(folder, found, summary)
     tell(console, f"\n{repeats}")
@@ -131,17 +131,15 @@ def _train_all(
     console: Console,
     options: dict[str, Any],
 ) -> list[Run]:
-    count = seeds or folds or 0
-    each = {
-        f"seed-{seed + i}" if folds is None else f"fold-{i + 1}": (
-            {"seed": seed + i} if folds is None else {"seed": seed, "fold": (i + 1, folds)}
-        )
-        for i in range(count)
-    }
+    each: dict[str, dict[str, Any]]
+    if folds is None:
+        each = {f"seed-{one}": {"seed": one} for one in range(seed, seed + (seeds or 0))}
+    else:
+        each = {f"fold-{i}": {"seed": seed, "fold": (i, folds)} for i in range(1, folds + 1)}
 
     def tasks() -> Iterator[tuple[str, tuple[Any, ...]]]:
         for number, (part, different) in enumerate(each.items(), start=1):
-            console.print(f"\n{part}, {number} of {count}", style="bold", highlight=False)
+            tell(console, f"\n{part}, {number} of {len(each)}", style="bold")
             # A console cannot go to another process, where it could only be in the way of the others.
             yield part, (source, folder / part, console if jobs == 1 else None, {**options, **different})
 

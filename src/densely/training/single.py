@@ -11,6 +11,7 @@ import keras
 from rich.console import Console
 
 from densely import architecture, runs
+from densely.console import tell
 from densely.data import Dataset, Parts
 from densely.errors import UsageError, reason
 from densely.evaluation import held_out_scores, probabilities
@@ -26,8 +27,8 @@ from densely.training.distributed.world import PATIENCE, World, joined
 from densely.training.live import followed
 from densely.training.live.follower import Follower
 from densely.training.live.page import LivePage
-from densely.training.memory import memory_errors
 from densely.training.opening import open_run, run_of
+from densely.training.out_of_memory import memory_errors
 from densely.training.preparation import Prepared, looking, prepare
 from densely.training.progress import ProgressBar
 from densely.training.resume import checkpoint, claim, keeper
@@ -184,7 +185,7 @@ def train(
                     event_files.write(folder, run.history)
                 if not (folder / "report.html").is_file():
                     _report(run, prepared, report, console)
-                console.print(f"This training is finished already.\n{run}", markup=False, soft_wrap=True)
+                tell(console, f"This training is finished already.\n{run}")
                 return run
             try:
                 run, start = open_run(folder, prepared, fingerprints, console, world.size)
@@ -192,7 +193,18 @@ def train(
                 world.same_for_all({"folder": str(folder), "fit": to_fit})
                 with followed(run, live, console) as page, same_bits(prepared.config.deterministic):
                     if to_fit:
-                        _fit(run, prepared, start, save_every, signals, world, console, page, tensorboard, callbacks)
+                        _fit(
+                            run,
+                            prepared,
+                            signals,
+                            world,
+                            callbacks,
+                            start=start,
+                            save_every=save_every,
+                            console=console,
+                            page=page,
+                            tensorboard=tensorboard,
+                        )
                     else:
                         world.leave()
                         if tensorboard:
@@ -202,7 +214,7 @@ def train(
             except Interrupted as stop:
                 raise Interrupted(stop.signal, folder, stop.where) from None
             _report(run, prepared, report, console)
-    console.print(str(run), markup=False, highlight=False, soft_wrap=True)
+    tell(console, run)
     return run
 
 
@@ -219,7 +231,7 @@ def _help(prepared: Prepared, signals: StopSignals, world: World, own: Sequence[
     run = run_of(Path(told["folder"]), prepared)
     if told["fit"]:
         with same_bits(prepared.config.deterministic):
-            _fit(run, prepared, None, SAVE_EVERY, signals, world, Console(quiet=True), None, False, own)
+            _fit(run, prepared, signals, world, own, console=Console(quiet=True))
     else:
         world.leave()
     return run
@@ -228,14 +240,15 @@ def _help(prepared: Prepared, signals: StopSignals, world: World, own: Sequence[
 def _fit(
     run: Run,
     prepared: Prepared,
-    start: Checkpoint | None,
-    save_every: int | str,
     signals: StopSignals,
     world: World,
-    console: Console,
-    page: LivePage | None,
-    tensorboard: bool,
     own: Sequence[keras.callbacks.Callback],
+    *,
+    console: Console,
+    start: Checkpoint | None = None,
+    save_every: int | str = SAVE_EVERY,
+    page: LivePage | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Train from the start, or from a checkpoint, to `final.weights.h5`."""
     parts, chosen = prepared.parts, prepared.config.recipe
@@ -254,12 +267,7 @@ def _fit(
             signals.deferred(),
             memory_errors(chosen.batch_size),
             world.fitting(prepared.model, prepared.config.sync_bn),
-            graphs.capturing(
-                prepared.model,
-                prepared.config,
-                world.size,
-                lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-            ),
+            graphs.capturing(prepared.model, prepared.config, world.size, lambda line: tell(console, line)),
         ):
             start = world.same_start(start)
             callbacks = keras.callbacks.CallbackList(
@@ -332,9 +340,8 @@ def _report(run: Run, prepared: Prepared, wanted: bool | None, console: Console)
     try:
         report.write(run, prepared.parts)
     except Interrupted as stop:
-        console.print(str(run), markup=False, highlight=False, soft_wrap=True)
+        tell(console, run)
         where = f"while its report was written; the training is finished (densely report {run.folder})"
         raise Interrupted(stop.signal, None, where) from None
     except Exception as error:
-        told = f"no report: {reason(error)} (densely report {run.folder} tries again)"
-        console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"no report: {reason(error)} (densely report {run.folder} tries again)", style="yellow")

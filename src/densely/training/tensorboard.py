@@ -73,8 +73,10 @@ def write(run_folder: Path, rows: Sequence[dict[str, float]]) -> None:
 
 
 def _written_anew(folder: Path, rows: Sequence[dict[str, float]]) -> SummaryWriter:
-    """A new event file in place of what is there: a training that goes on may come to an epoch for the second time, or
-    have been without an event file before."""
+    """A new event file in place of what is there.
+
+    A training that goes on may come to an epoch for the second time, or have been without an event file before.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     with _disk(folder):

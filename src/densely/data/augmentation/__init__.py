@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.console import counted
 from densely.data.augmentation.cutout import cutout
 from densely.data.augmentation.geometry import flip_vertically, shift_and_flip, turn, zoom_and_crop
 from densely.data.augmentation.mixing import mix
@@ -86,8 +87,8 @@ def augment(
     if settings.shift >= min(images.shape[1:3]):
         height, width = images.shape[1:3]
         raise UsageError(
-            f"The shift is {settings.shift} pixels and the images have {height}×{width}: make it less, or nothing "
-            "of them is left."
+            f"The shift is {counted(settings.shift, 'pixel')} and the images have {height}×{width}: make it less, or "
+            "nothing of them is left."
         )
     moves = settings.shift != 0 or settings.flip
     reflects = settings.fill == "reflect"

@@ -38,7 +38,7 @@ def launch(count: int, arguments: Sequence[str], patience: float) -> int:
         The exit code.
 
     Raises:
-        UsageError: if there are not so many GPUs or cores.
+        UsageError: if it is below 1, or there are not so many GPUs or cores.
         DenselyError: if the processes were killed, and none could tell.
     """
     _check(count)
@@ -58,10 +58,14 @@ def launch(count: int, arguments: Sequence[str], patience: float) -> int:
 
 
 def _check(count: int) -> None:
+    if count < 1:
+        raise UsageError(f"--devices must be at least 1, not {count}.")
     gpus = place.gpus()
     most, what = (gpus, "GPU") if gpus else (cores(), "processor core")
-    if not 1 <= count <= most:
-        raise UsageError(f"--devices {count}: this machine has {most} {what}{'s' * (most > 1)}, one for each process.")
+    if count > most:
+        raise UsageError(
+            f"--devices must be at most {most}, not {count}: each process needs a {what} of this machine for itself."
+        )
 
 
 def _start(rank: int, count: int, port: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

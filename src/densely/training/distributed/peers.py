@@ -77,9 +77,7 @@ class Peers:
         self.store.add("come", 1)
         while (count := self.store.add("come", 0)) < self.place.size:
             if time.monotonic() > deadline:
-                text = (
-                    f"Only {count} of {self.place.size} processes have come within {seconds:.0f} s: start the others."
-                )
+                text = f"Only {count} of {self.place.size} processes came within {seconds:.0f} s: start the others."
                 reason = self._leave(1, text, self.place.rank)
                 if reason is None or reason["rank"] == self.place.rank:
                     raise DenselyError(text)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from densely.console import counted
 from densely.errors import UsageError
 
 #: What every process of a training has to be told; torchrun, Slurm scripts and Kubernetes operators set them.
@@ -81,7 +82,7 @@ def check_gpus(place: Place) -> None:
     count = gpus()
     if count and place.local_size > count:
         raise UsageError(
-            f"{place.local_size} processes on a machine with {count} GPU{'s' * (count > 1)}: start one a GPU, or set "
+            f"{place.local_size} processes on a machine with {counted(count, 'GPU')}: start one a GPU, or set "
             "KERAS_TORCH_DEVICE=cpu."
         )
     if count > 1 and not os.environ.get("LOCAL_RANK"):

@@ -42,7 +42,7 @@ def followed(run: Run, live: bool, console: Console) -> Iterator[LivePage | None
     tell(console, f"Live page      {page.address}")
     try:
         yield page
-        page.tell(phase="finished", part="val" if run.config.tune else "test", score=run.accuracy)
+        page.tell(phase="finished", part=run.config.scored, score=run.accuracy)
     except BaseException as error:
         page.tell(phase="stopped", said=reason(error))
         raise

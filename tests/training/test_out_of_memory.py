@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from densely.errors import DenselyError
-from densely.training.memory import memory_errors
+from densely.training.out_of_memory import memory_errors
 
 
 def test_what_pytorch_could_not_allocate_is_told() -> None:

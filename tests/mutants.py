@@ -1,0 +1,171 @@
+"""Mutation testing of the core: mutmut changes the code in one place at a time, and the tests should notice.
+
+python tests/mutants.py               # all of TESTS, hours
+python tests/mutants.py splits claim  # those whose paths have one of these in them
+
+All is done in a copy, which is removed afterwards. What the tests did not notice is printed, change by change: a hole
+in them, or the same said in other words.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+HOME = Path(__file__).parents[1]
+
+_BLOCK = ("kernels/test_dense_block.py", "kernels/test_dropout.py")
+_NATIVE = ("kernels/test_native.py",)
+_TRANSITION = ("kernels/test_transition.py",)
+
+#: Which tests are to notice: for every source the fast ones that are about it. Sources with the same run together.
+TESTS: Mapping[str, Sequence[str]] = {
+    "architecture.py": ("test_architecture.py",),
+    "data/splits.py": ("data/test_splits.py", "data/test_iterative.py"),
+    "training/resume/checkpoint.py": ("training/resume/test_checkpoint.py",),
+    "training/resume/claim.py": ("training/resume/test_claim.py",),
+    "training/resume/keeper.py": ("training/resume/test_keeper.py",),
+    "training/resume/state.py": ("training/resume/test_state.py",),
+    "kernels/plan.py": ("kernels/test_plan.py",),
+    "kernels/normalisation.py": ("kernels/test_normalisation.py",),
+    "kernels/dropout.py": ("kernels/test_dropout.py", "kernels/test_native.py::test_both_engines_draw_the_same_masks"),
+    "kernels/dense_block.py": _BLOCK,
+    "kernels/forward.py": _BLOCK,
+    "kernels/backward.py": _BLOCK,
+    "kernels/operators/block.py": _BLOCK,
+    "kernels/operators/gamma.py": _BLOCK,
+    "kernels/operators/products.py": _BLOCK,
+    "kernels/operators/rows.py": _BLOCK,
+    "kernels/operators/statistics.py": _BLOCK,
+    "kernels/native/block.py": _NATIVE,
+    "kernels/native/transition.py": _NATIVE,
+    "kernels/transition.py": _TRANSITION,
+    "kernels/operators/transition.py": _TRANSITION,
+}
+
+#: Parts of names of tests that are left out: what takes seconds, or asks another process, which knows of no mutant.
+SLOW = (
+    "applications", "as_near_as", "compiler", "fresh_process", "gradcheck", "jax", "many_chunks", "published_ones",
+    "saved_bytes", "threads_do", "two_processes",
+)  # fmt: skip
+
+#: Functions that are called when their module is imported, once, before there is a mutant: theirs are not counted.
+AT_IMPORT = ("densely.architecture.x__bc__", "densely.architecture.x__imagenet__")
+
+#: What mutmut says of a mutant that the tests noticed; our own `Interrupted` out of a test looks to it like Ctrl-C.
+NOTICED = ("killed", "timeout", "segfault", "check was interrupted by user")
+
+# A failing example is not made smaller: that it fails is all that is asked.
+_PROFILE = """
+import hypothesis
+hypothesis.settings.register_profile("mutants", phases=["explicit", "generate"], database=None, derandomize=True)
+hypothesis.settings.load_profile("mutants")
+"""
+
+
+def copied(place: Path, sources: Sequence[str], tests: Sequence[str]) -> None:
+    """A checkout's copy with all that mutmut asks for in it.
+
+    Args:
+        place: a folder that is not there yet.
+        sources: under `src/densely`, to be mutated.
+        tests: under `tests`, to be run.
+    """
+    place.mkdir()
+    for folder in ("src", "tests"):
+        shutil.copytree(HOME / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(HOME / "README.md", place)
+    with (place / "tests" / "conftest.py").open("a") as file:
+        file.write(_PROFILE)
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-k", " and ".join(f"not {part}" for part in SLOW)]
+    text = (
+        (HOME / "pyproject.toml").read_text()
+        + f"""
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = {[f"src/densely/{source}" for source in sources]}
+pytest_add_cli_args_test_selection = {[f"tests/{test}" for test in tests]}
+pytest_add_cli_args = {options}
+also_copy = ["tests", "README.md"]
+timeout_multiplier = 6.0
+timeout_constant = 5.0
+"""
+    )
+    (place / "pyproject.toml").write_text(text)
+
+
+def run(place: Path, kernels: Path) -> dict[str, str]:
+    """What became of every mutant, by its name.
+
+    Args:
+        place: a copy.
+        kernels: where compiled loops are kept.
+
+    Raises:
+        SystemExit: if mutmut did not come to its end; what it said is printed.
+    """
+    environment = {"DENSELY_KERNELS": str(kernels), "OMP_NUM_THREADS": "1", **os.environ}
+    mutmut = [sys.executable, "-m", "mutmut"]
+    done = subprocess.run(
+        [*mutmut, "run", "--max-children", os.environ.get("CHILDREN", "1")], cwd=place, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    told = subprocess.run(
+        [*mutmut, "results", "--all", "true"], cwd=place, env=environment, capture_output=True, text=True
+    )
+    fates = dict(line.strip().split(": ") for line in told.stdout.splitlines() if "__mutmut_" in line)
+    if done.returncode or not fates or "not checked" in fates.values():
+        raise SystemExit(f"mutmut ended before all mutants were tried:\n{done.stdout[-5000:]}")
+    return {name: fate for name, fate in fates.items() if not name.startswith(AT_IMPORT)}
+
+
+def change(place: Path, name: str) -> str:
+    """What a mutant changes: the lines that go and that come."""
+    shown = subprocess.run([sys.executable, "-m", "mutmut", "show", name], cwd=place, capture_output=True, text=True)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith(("-", "+"))]
+    return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
+
+
+def row(source: str, fates: Iterable[str]) -> str:
+    """A line of the table; a mutant counts as killed if a test failed or came to no end."""
+    count = Counter(fates)
+    total, by_time, unseen = count.total(), count["timeout"], count["survived"]
+    ended = sum(count[fate] for fate in NOTICED)
+    others = total - ended - unseen
+    return (
+        f"| `{source}` | {total} | {ended - by_time} | {by_time} | {unseen} | {others} | {ended / max(total, 1):.1%} |"
+    )
+
+
+def main(only: Sequence[str]) -> None:
+    """Try the mutants of all sources that are asked for, and print the table."""
+    chosen = [source for source in TESTS if not only or any(part in source for part in only)]
+    if not chosen:
+        raise SystemExit(f"No source has {' or '.join(only)} in its path; there are: {', '.join(TESTS)}.")
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, tests in enumerate(dict.fromkeys(TESTS[source] for source in chosen)):
+            sources = [source for source in chosen if TESTS[source] == tests]
+            place = Path(temporary, str(number))
+            copied(place, sources, tests)
+            fates = run(place, Path(temporary, "kernels"))
+            for source in sources:
+                module = "densely." + source.removesuffix(".py").replace("/", ".") + ".x"
+                own = {name: fate for name, fate in fates.items() if name.startswith(module)}
+                rows.append(row(source, own.values()))
+                print(rows[-1], flush=True)
+                for name, fate in own.items():
+                    if fate not in NOTICED:
+                        print(f"\n{name}: {fate}\n{change(place, name)}", flush=True)
+            shutil.rmtree(place)
+    print("\n| source | mutants | killed | by time | survived | no tests | killed of all |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

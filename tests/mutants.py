@@ -66,9 +66,20 @@ hypothesis.settings.register_profile("mutants", phases=["explicit", "generate"],
 hypothesis.settings.load_profile("mutants")
 """
 
+_SETTINGS = """
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = {sources}
+pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args = {options}
+also_copy = ["tests", "README.md"]
+timeout_multiplier = 6.0
+timeout_constant = 5.0
+"""
+
 
 def copied(place: Path, sources: Sequence[str], tests: Sequence[str]) -> None:
-    """A checkout's copy with all that mutmut asks for in it.
+    """A copy of the checkout, with all that mutmut asks for in it.
 
     Args:
         place: a folder that is not there yet.
@@ -78,46 +89,40 @@ def copied(place: Path, sources: Sequence[str], tests: Sequence[str]) -> None:
     place.mkdir()
     for folder in ("src", "tests"):
         shutil.copytree(HOME / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(HOME / "README.md", place)
+    for file in ("README.md", "pyproject.toml"):
+        shutil.copy(HOME / file, place)
     with (place / "tests" / "conftest.py").open("a") as file:
         file.write(_PROFILE)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-k", " and ".join(f"not {part}" for part in SLOW)]
-    text = (
-        (HOME / "pyproject.toml").read_text()
-        + f"""
-[tool.mutmut]
-source_paths = ["src"]
-only_mutate = {[f"src/densely/{source}" for source in sources]}
-pytest_add_cli_args_test_selection = {[f"tests/{test}" for test in tests]}
-pytest_add_cli_args = {options}
-also_copy = ["tests", "README.md"]
-timeout_multiplier = 6.0
-timeout_constant = 5.0
-"""
+    with (place / "pyproject.toml").open("a") as file:
+        file.write(
+            _SETTINGS.format(
+                sources=[f"src/densely/{source}" for source in sources],
+                tests=[f"tests/{test}" for test in tests],
+                options=["-x", "-q", "-p", "no:cacheprovider", "-k", " and ".join(f"not {part}" for part in SLOW)],
+            )
+        )
+
+
+def mutmut(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of mutmut's in a copy, with what it said."""
+    # One build of the compiled loops for all copies; each process has one thread, as in `make test`.
+    environment = {"DENSELY_KERNELS": str(place.parent / "kernels"), "OMP_NUM_THREADS": "1", **os.environ}
+    command = [sys.executable, "-m", "mutmut", *words]
+    return subprocess.run(
+        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    (place / "pyproject.toml").write_text(text)
 
 
-def run(place: Path, kernels: Path) -> dict[str, str]:
-    """What became of every mutant, by its name.
-
-    Args:
-        place: a copy.
-        kernels: where compiled loops are kept.
+def tried(place: Path) -> dict[str, str]:
+    """What became of every mutant in a copy, by its name.
 
     Raises:
         SystemExit: if mutmut did not come to its end; what it said is printed.
     """
-    environment = {"DENSELY_KERNELS": str(kernels), "OMP_NUM_THREADS": "1", **os.environ}
-    mutmut = [sys.executable, "-m", "mutmut"]
-    done = subprocess.run(
-        [*mutmut, "run", "--max-children", os.environ.get("CHILDREN", "1")], cwd=place, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    told = subprocess.run(
-        [*mutmut, "results", "--all", "true"], cwd=place, env=environment, capture_output=True, text=True
-    )
-    fates = dict(line.strip().split(": ") for line in told.stdout.splitlines() if "__mutmut_" in line)
+    # One at a time: where several share the cores, time runs out for what would have survived.
+    done = mutmut(place, "run", "--max-children", "1")
+    lines = mutmut(place, "results", "--all", "true").stdout.splitlines()
+    fates = dict(line.strip().split(": ") for line in lines if "__mutmut_" in line)
     if done.returncode or not fates or "not checked" in fates.values():
         raise SystemExit(f"mutmut ended before all mutants were tried:\n{done.stdout[-5000:]}")
     return {name: fate for name, fate in fates.items() if not name.startswith(AT_IMPORT)}
@@ -125,8 +130,7 @@ def run(place: Path, kernels: Path) -> dict[str, str]:
 
 def change(place: Path, name: str) -> str:
     """What a mutant changes: the lines that go and that come."""
-    shown = subprocess.run([sys.executable, "-m", "mutmut", "show", name], cwd=place, capture_output=True, text=True)
-    lines = [line for line in shown.stdout.splitlines() if line.startswith(("-", "+"))]
+    lines = [line for line in mutmut(place, "show", name).stdout.splitlines() if line.startswith(("-", "+"))]
     return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
 
 
@@ -152,7 +156,7 @@ def main(only: Sequence[str]) -> None:
             sources = [source for source in chosen if TESTS[source] == tests]
             place = Path(temporary, str(number))
             copied(place, sources, tests)
-            fates = run(place, Path(temporary, "kernels"))
+            fates = tried(place)
             for source in sources:
                 module = "densely." + source.removesuffix(".py").replace("/", ".") + ".x"
                 own = {name: fate for name, fate in fates.items() if name.startswith(module)}

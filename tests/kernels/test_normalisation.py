@@ -82,7 +82,7 @@ def test_what_the_statistics_of_a_single_reader_send_back(problem, share):
     beta_gradient, gamma_gradient = d.sum(0), (d * problem.hat).sum(0)
     if share is None:
         c, e = sent_back(norm, beta_gradient, gamma_gradient, 12, None)
-    else:  # each of two processes got half of it
-        others = SimpleNamespace(share=share, summed=lambda a, b: (2 * a, 2 * b))
-        c, e = sent_back(norm, beta_gradient / 2, gamma_gradient / 2, 6, others)
+    else:  # another process got three quarters of it
+        others = SimpleNamespace(share=share, summed=lambda a, b: (4 * a, 4 * b))
+        c, e = sent_back(norm, beta_gradient / 4, gamma_gradient / 4, 6, others)
     torch.testing.assert_close(c + e * (problem.x - problem.mean), problem.rest[0])

@@ -11,29 +11,36 @@ from kernels.textbook import parameters_of, statistics_of
 from densely.kernels import LayerParameters, RunningStatistics, dropout, plan
 from densely.kernels.memory import Scratch
 from densely.kernels.plan import Plan, TransitionPlan, dropout_source, in_autocast, make_plan, make_transition_plan
+from densely.kernels.replicas import Replicas
 
 
 def planned(
     shape=(2, 6, 6), start=5, growth=4, bottleneck=8, depth=3, dtype=torch.float32, training=True, rate=0.0, seed=None,
-    engine="operators", device="cpu", bias=True,
+    engine="operators", device="cpu", bias=True, frozen=None, replicas=None,
 ) -> Plan:  # fmt: skip
     block, x = make(depth, start, growth, bottleneck, dtype, (1, 1, 1), bias=bias)
     x = x.expand(*shape, start).to(device)
-    return make_plan(x, parameters_of(block), statistics_of(block), training, 0.9, 1e-3, rate, seed, engine)
+    given = parameters_of(block), statistics_of(block, frozen)
+    return make_plan(x, *given, training, 0.9, 1e-3, rate, seed, engine, replicas)
 
 
 def layer_of(c=3, out=2, kernel=None, **more) -> LayerParameters:
     return LayerParameters(torch.ones(c), torch.zeros(c), torch.ones(kernel or (1, 1, c, out)), **more)
 
 
-def transition_planned(shape=(2, 4, 4, 3), layer=None, rate=0.0, seed=None, engine="operators") -> TransitionPlan:
-    moving = RunningStatistics(torch.zeros(3), torch.ones(3))
-    return make_transition_plan(torch.ones(shape), layer or layer_of(), moving, True, 0.9, 1e-3, rate, seed, engine)
+MOVING = RunningStatistics(torch.zeros(3), torch.ones(3))
+
+
+def transition_planned(
+    shape=(2, 4, 4, 3), layer=None, rate=0.0, seed=None, engine="operators", replicas=None
+) -> TransitionPlan:
+    x, layer = torch.ones(shape), layer or layer_of()
+    return make_transition_plan(x, layer, MOVING, True, 0.9, 1e-3, rate, seed, engine, replicas)
 
 
 # -------------------------------------------------------------------------------------------------------------- chunks
 
-SHAPES = [(1, 1, 1), (3, 5, 7), (2, 8, 12), (40, 32, 32), (5, 64, 64), (1, 300, 300)]
+SHAPES = [(1, 1, 1), (7, 1, 1), (3, 5, 7), (2, 8, 12), (40, 32, 32), (5, 64, 64), (1, 300, 300)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -50,7 +57,7 @@ def test_as_many_rows_are_read_as_one_as_divide_every_image_and_fit(shape):
 def test_chunks_are_as_large_as_they_may_be(shape, dtype, device):
     made, pixels, image = planned(shape, dtype=dtype, device=device), math.prod(shape), math.prod(shape[1:])
     budget = 2**21 if device == "cpu" else 2**26
-    for channels in (1, 16, 100, 600, 10_000):
+    for channels in (1, 16, 100, 600, 10_000, 20_000_000):
         row = channels * (8 if dtype == torch.float64 else 4)  # as if in the dtype of sums
         rows = made.row_step(channels)
         assert rows == pixels or rows % 64 == 0
@@ -207,8 +214,10 @@ def test_a_plain_layer_has_nothing_of_a_second():
     refused(said, x, [layer._replace(gamma2=torch.ones(4))], statistics)
 
 
-def test_biases_may_be_left_out():
-    assert planned(bias=False).depth == planned(bias=True).depth == 3
+def test_biases_may_be_left_out_and_one_layer_is_enough():
+    assert planned(bias=False).depth == 3
+    alone = planned(depth=1)
+    assert (alone.depth, alone.growth, alone.bottleneck, alone.width) == (1, 4, 8, 9)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3), (2, 1, 4, 3), (2, 4, 1, 3), (0, 4, 4, 3)])
@@ -227,6 +236,24 @@ def test_layers_that_no_transition_has(kernel):
         transition_planned(layer=layer_of(kernel2=torch.ones(3, 3, 2, 2)))
 
 
-def test_a_transition_s_plan_says_what_comes_in_and_out():
-    made = transition_planned((2, 4, 6, 3))
-    assert (made.images, made.size, made.channels, made.filters) == (2, (4, 6), 3, 2)
+def test_a_plan_says_all_of_its_call():
+    replicas = Replicas(0.5)
+    for made in (transition_planned((2, 4, 6, 3), replicas=replicas), planned((2, 4, 6), replicas=replicas)):
+        assert (made.images, made.size, made.momentum, made.epsilon) == (2, (4, 6), 0.9, 1e-3)
+        assert made.replicas is replicas and made.training and made.engine == "operators"
+    made = transition_planned()
+    assert (made.channels, made.filters, made.statistics) == (3, 2, MOVING)
+    assert transition_planned((1, 2, 2, 1), layer_of(1)).channels == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_frozen_goes_by_its_moving_statistics_in_training_too(training):
+    frozen = [(True, False), (False, True), (False, False), (True, True)]
+    made = planned(depth=4, training=training, frozen=frozen)
+    assert [(made.by_batch(i, 1), made.by_batch(i, 2)) for i in range(4)] == [
+        (training and not first, training and not second) for first, second in frozen
+    ]
+    assert made.asked != training
+    assert planned(depth=1, frozen=[(True, True)]).asked
+    assert planned(depth=1, bottleneck=0, frozen=[(True, False)]).asked
+    assert not planned(depth=1, frozen=[(True, True)], rate=0.5).asked

@@ -47,10 +47,11 @@ TESTS: Mapping[str, Sequence[str]] = {
     "kernels/operators/transition.py": _TRANSITION,
 }
 
-#: Names of tests, or parts of them, that are left out: they take seconds, or ask another process, which has no mutant.
+#: Names of tests, or parts of them, that are left out: they take seconds, ask another process, which has no mutant, or
+#: start OpenMP's threads, which do not outlive the fork that every mutant is.
 SLOW = (
     "applications", "as_near_as", "compiler", "fresh_process", "(gradcheck and not 0.3-3)", "jax", "many_chunks",
-    "published_ones", "saved_bytes", "threads_do", "two_processes",
+    "published_ones", "saved_bytes", "threads", "two_processes",
 )  # fmt: skip
 
 #: Functions that are called when their module is imported, once, before there is a mutant: theirs are not counted.
@@ -63,7 +64,9 @@ NOTICED = ("killed", "timeout", "segfault", "suspicious", "check was interrupted
 # A failing example is not made smaller: that it fails is all that is asked.
 _PROFILE = """
 import hypothesis
-hypothesis.settings.register_profile("mutants", phases=["explicit", "generate"], database=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "mutants", phases=["explicit", "generate"], report_multiple_bugs=False, database=None, derandomize=True
+)
 hypothesis.settings.load_profile("mutants")
 """
 
@@ -125,7 +128,8 @@ def tried(place: Path) -> dict[str, str]:
     lines = mutmut(place, "results", "--all", "true").stdout.splitlines()
     fates = dict(line.strip().split(": ") for line in lines if "__mutmut_" in line)
     if done.returncode or not fates or "not checked" in fates.values():
-        raise SystemExit(f"mutmut ended before all mutants were tried:\n{done.stdout[-5000:]}")
+        said = [line for line in done.stdout.splitlines() if not line.startswith(tuple("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"))]  # it spins
+        raise SystemExit("\n".join(["mutmut ended before all mutants were tried:", *said[-50:]]))
     return {name: fate for name, fate in fates.items() if not name.startswith(AT_IMPORT)}
 
 

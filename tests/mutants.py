@@ -1,6 +1,6 @@
 """Mutation testing of the core: mutmut changes the code in one place at a time, and the tests should notice.
 
-python tests/mutants.py               # all of TESTS, hours
+python tests/mutants.py               # all of TESTS, most of an hour
 python tests/mutants.py splits claim  # those whose paths have one of these in them
 
 All is done in a copy, which is removed afterwards. What the tests did not notice is printed, change by change: a hole
@@ -93,8 +93,8 @@ def copied(place: Path, sources: Sequence[str], tests: Sequence[str]) -> None:
     place.mkdir()
     for folder in ("src", "tests"):
         shutil.copytree(HOME / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("README.md", "pyproject.toml"):
-        shutil.copy(HOME / file, place)
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(HOME / name, place)
     with (place / "tests" / "conftest.py").open("a") as file:
         file.write(_PROFILE)
     with (place / "pyproject.toml").open("a") as file:
@@ -145,9 +145,8 @@ def row(source: str, fates: Iterable[str]) -> str:
     total, by_time, unseen = count.total(), count["timeout"], count["survived"]
     ended = sum(count[fate] for fate in NOTICED)
     others = total - ended - unseen
-    return (
-        f"| `{source}` | {total} | {ended - by_time} | {by_time} | {unseen} | {others} | {ended / max(total, 1):.1%} |"
-    )
+    share = ended / max(total, 1)
+    return f"| `{source}` | {total} | {ended - by_time} | {by_time} | {unseen} | {others} | {share:.1%} |"
 
 
 def main(only: Sequence[str]) -> None:
@@ -155,6 +154,11 @@ def main(only: Sequence[str]) -> None:
     chosen = [source for source in TESTS if not only or any(part in source for part in only)]
     if not chosen:
         raise SystemExit(f"No source has {' or '.join(only)} in its path; there are: {', '.join(TESTS)}.")
+    paths = [HOME / "src/densely" / source for source in TESTS]
+    paths += [HOME / "tests" / test.partition("::")[0] for tests in TESTS.values() for test in tests]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise SystemExit(f"TESTS in {__file__} names what is not there: {', '.join(missing)}.")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for number, tests in enumerate(dict.fromkeys(TESTS[source] for source in chosen)):

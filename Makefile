@@ -57,5 +57,5 @@ install: .venv/installed ## .venv with densely in it
 	@touch $@
 
 clean:                   ## remove the environment and all caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint docs notebook audit bench install clean
+.PHONY: train test test-slow coverage mutants lint docs notebook audit bench install clean
 
 train: install           ## train on the embedded digits
 	$(BIN)/densely train digits
@@ -14,6 +14,14 @@ test: .venv/dev          ## the fast tests
 test-slow: .venv/dev     ## real training on CIFAR-10 and everything else that takes long
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -m slow
+
+coverage: .venv/dev      ## the files of which the fast tests run less than 90 % of the lines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --cov=densely --cov-report=
+	@$(BIN)/coverage report --sort=cover | awk '$$NF + 0 < 90 || $$1 == "TOTAL"'
+
+mutants: .venv/dev       ## the core changed in one place at a time: do the tests notice? make mutants ONLY="splits claim"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mutmut==3.8.1
+	$(BIN)/python tests/mutants.py $(ONLY)
 
 lint: .venv/dev          ## style, types, and the docs site without a warning
 	$(BIN)/ruff check .
@@ -49,5 +57,5 @@ install: .venv/installed ## .venv with densely in it
 	@touch $@
 
 clean:                   ## remove the environment and all caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -95,13 +95,13 @@ def test_the_model_is_an_ordinary_functional_keras_model() -> None:
         ({"depth": 41}, ["depth 41", "3 blocks", "40, 43"]),
         ({"depth": 43, "bottleneck": True}, ["depth 43", "bottleneck", "40, 46"]),
         ({"depth": 4}, ["depth 4", "nearest that fit: 7"]),
-        ({"activation": "tanh"}, ["activation='tanh'", "softmax", "sigmoid"]),
+        ({"activation": "tanh"}, ["network: activation='tanh'", "softmax", "sigmoid"]),
         ({"dropout": 1.0}, ["dropout=1.0", "less than 1"]),
         ({"compression": 0.0}, ["compression=0.0", "greater than 0"]),
         ({"input_shape": (3, 32, 1)}, ["(3, 32, 1)", "too small", "at least 4"]),
         ({"input_shape": (32, 32, 0)}, ["at least one channel"]),
         ({"layers": (4, 4)}, ["layers=(4, 4)", "depth"]),
-        ({"growht_rate": 3}, ["growht_rate", "growth_rate"]),
+        ({"growht_rate": 3}, ["There is no network setting named 'growht_rate'", "growth_rate"]),
         ({"depth": None, "layers": (3, 0)}, ["every block needs at least one layer"]),
     ],
 )
@@ -114,7 +114,8 @@ def test_what_does_not_fit_is_told_in_one_sentence(changes: dict, words: list[st
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean densenet-bc-100-12"):
+    said = "There is no network named 'densenet-bc-100-21': did you mean densenet-bc-100-12"
+    with pytest.raises(UsageError, match=f"^{said}"):
         build("densenet-bc-100-21")
 
 
@@ -269,6 +270,7 @@ def test_every_layer_gets_every_setting(stem: str) -> None:
             "shared out evenly between the blocks, and halved by the bottleneck; the nearest that fit: 8.",
         ),
         (7, 1, True, "does not fit 1 block: "),
+        (7, 2, False, "does not fit 2 blocks: "),
     ],
 )
 def test_a_depth_that_does_not_fit_is_told_with_the_nearest(
@@ -298,14 +300,48 @@ def test_saves_and_loads_in_both_formats(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(softmax, expected, atol=1e-6)
 
 
-def test_a_global_channels_first_setting_changes_nothing() -> None:
-    expected = [w.shape for w in build("densenet-121", input_shape=(64, 48, 3)).weights]
+@pytest.mark.parametrize("stem", ["cifar", "whitened", "imagenet"])
+def test_a_global_channels_first_setting_changes_nothing(stem: str) -> None:
+    network = NetworkSpec(layers=(1, 1), stem=stem, input_shape=(32, 24, 3))
+    expected = [layer.output.shape for layer in build(network).layers]
     keras.config.set_image_data_format("channels_first")
     try:
-        assert [w.shape for w in build("densenet-121", input_shape=(64, 48, 3)).weights] == expected
-        assert build("densenet-bc-16-8", input_shape=(16, 8, 3)).output_shape == (None, 10)
+        assert [layer.output.shape for layer in build(network).layers] == expected
     finally:
         keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize(
+    ("stem", "layer", "settings"),
+    [
+        ("cifar", "stem_conv", {"kernel_size": (3, 3), "strides": (1, 1), "padding": "same"}),
+        ("whitened", "stem_conv", {"kernel_size": (3, 3), "strides": (2, 2), "padding": "same"}),
+        ("imagenet", "stem_pad", {"padding": ((3, 3), (3, 3))}),
+        ("imagenet", "stem_conv", {"kernel_size": (7, 7), "strides": (2, 2), "padding": "valid"}),
+        ("imagenet", "stem_pool_pad", {"padding": ((1, 1), (1, 1))}),
+        ("imagenet", "stem_pool", {"pool_size": (3, 3), "strides": (2, 2), "padding": "valid"}),
+    ],
+)
+def test_stems_are_the_papers_and_the_whitened_one_halves(stem: str, layer: str, settings: dict) -> None:
+    model = build(NetworkSpec(layers=(1,), stem=stem))
+    config = model.get_layer(layer).get_config()
+    assert {name: config[name] for name in settings} == settings
+
+
+def test_a_transition_keeps_its_share_of_maps() -> None:
+    model = build(NetworkSpec(layers=(2, 1), growth_rate=5, stem_filters=6, compression=0.5))
+    assert model.get_layer("transition_1").output.shape == (None, 16, 16, 8)  # half of 6 + 2·5
+
+
+def test_under_mixed_precision_the_head_stays_in_full() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build(NetworkSpec(layers=(1,)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    dtypes = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert dtypes["global_pool"] == "bfloat16"
+    assert dtypes["logits"] == dtypes["probabilities"] == "float32"
 
 
 def test_a_saved_model_opens_in_a_fresh_process(tmp_path: Path) -> None:

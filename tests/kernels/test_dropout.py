@@ -11,7 +11,7 @@ from densely.kernels import LayerParameters, RunningStatistics, dense_block, dro
 
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.1, 0.001, 0.999, 1e-6, 1 - 1e-6])
 def test_rate_is_right_to_statistical_error(rate):
-    count = 10_000_000
+    count = 2_000_000
     mask = torch.empty(count, dtype=torch.int8)
     dropout.draw(mask, rate, torch.Generator().manual_seed(1))
     assert set(mask.unique().tolist()) <= {0, 1}
@@ -34,6 +34,66 @@ def test_neighbours_are_independent():
     for lag in (1, 2, 3, 4, 8, 16):
         correlation = (centred[lag:] * centred[:-lag]).mean() / 0.16
         assert abs(correlation) < 5e-3
+
+
+def mixed(number: int) -> int:
+    """Wellons' `lowbias32`, as his page has it."""
+    number ^= number >> 16
+    number = number * 0x7FEB352D & 0xFFFFFFFF
+    number ^= number >> 15
+    number = number * 0x846CA68B & 0xFFFFFFFF
+    return number ^ number >> 16
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7, 0.5, 0.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_masks_are_what_the_mix_says_element_by_element(rate, seed):
+    first, second = dropout.new_key(torch.Generator().manual_seed(seed))
+
+    def mix(number: int, first: int, second: int) -> int:
+        return mixed(mixed((number + first) & 0xFFFFFFFF) ^ second)
+
+    mask = torch.empty(700, dtype=torch.int8)
+    dropout.draw(mask, rate, torch.Generator().manual_seed(seed))
+    below = min(rate, 1 - rate) * 65536
+    for i in range(700):
+        byte = mix(i // 4, first, second) >> 8 * (i % 4) & 0xFF
+        extra = mix(i // 256, second, first) & 0xFF  # of its group
+        rarer = byte * 256 + extra < round(below)
+        assert mask[i] == (rarer if rate > 0.5 else not rarer)
+
+
+def test_keys_are_two_numbers_of_32_bits():
+    generator = torch.Generator().manual_seed(0)
+    numbers = [number for _ in range(200) for number in dropout.new_key(generator)]
+    assert min(numbers) >= 0 and 0.98 * 2**32 < max(numbers) < 2**32 and len(set(numbers)) == 400
+
+
+def test_keys_from_a_seed_are_what_the_mix_says():
+    for seed in ([5], [7, 2**32 - 1], [0, 1, 2**31]):
+        expected = [mixed(i) for i in range(20)]
+        for number in seed:
+            expected = [mixed(one ^ number) for one in expected]
+        assert dropout.keys(torch.tensor(seed), 10).flatten().tolist() == expected
+
+
+def test_masks_on_a_device_that_has_only_shapes():
+    """Nothing is read back, and nothing lies elsewhere."""
+    dropout.draw(torch.empty(3, 1000, dtype=torch.int8, device="meta"), 0.2, None)
+
+
+def test_a_device_s_own_generator_gives_every_byte_alike():
+    """What masks on other devices are filled from, here from the processor's generator."""
+    for groups in (1, 7, 400):
+        drawn, extra = dropout._drawn(groups, torch.device("cpu"), torch.Generator().manual_seed(3))
+        assert (drawn.shape, extra.shape, drawn.dtype) == ((groups, 256), (groups,), torch.int8)
+    counts = torch.bincount(torch.cat([drawn.flatten(), extra]).long() + 128, minlength=256).double()
+    expected = 400 * 257 / 256
+    assert len(counts) == 256 and (counts - expected).abs().max() < 5 * math.sqrt(expected)
+    again, _ = dropout._drawn(400, torch.device("cpu"), torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, again)
+    drawn.zero_()
+    assert extra.count_nonzero() > 380  # memory of its own
 
 
 def test_seed_decides_everything():

@@ -101,10 +101,10 @@ def _mixed_bytes(first: int, groups: int, key: Key) -> tuple[torch.Tensor, torch
 def _mix(numbers: torch.Tensor, first: int, second: int) -> torch.Tensor:
     """32 bits for each number, as int32, whose arithmetic wraps as that of unsigned numbers does."""
     mixed = _round(numbers.add_(first).to(torch.int32))
-    return _round(mixed.bitwise_xor_(second - (second >> 31 << 32)))
+    return _round(mixed.bitwise_xor_(second))
 
 
 def _round(x: torch.Tensor) -> torch.Tensor:
     x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(0x7FEB352D)
-    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(0x846CA68B - (1 << 32))
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(0x846CA68B)
     return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))

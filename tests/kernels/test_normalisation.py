@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from densely.kernels.normalisation import from_statistics, move, moving, normalisation, sent_back
+from densely.kernels.normalisation import move, moving, normalisation, sending_factors, sent_back
 
 
 def test_parameters_of_any_dtype_and_strides_become_those_of_sums():
@@ -56,23 +56,20 @@ def problem() -> SimpleNamespace:
     return SimpleNamespace(x=x, mean=mean, rstd=rstd, hat=hat, gammas=gammas, ds=ds, rest=rest)
 
 
-def sums(p: SimpleNamespace, rows: slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B of both readers, over some rows."""
-    return (p.gammas * p.ds[:, rows].sum(1)).sum(0), (p.gammas * (p.ds * p.hat)[:, rows].sum(1)).sum(0)
+def sums(p: SimpleNamespace) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B of both readers, over all rows of all processes."""
+    return (p.gammas * p.ds.sum(1)).sum(0), (p.gammas * (p.ds * p.hat).sum(1)).sum(0)
 
 
 def test_what_the_statistics_send_back(problem):
-    c, e = from_statistics(*sums(problem), problem.rstd, 12, None)
-    torch.testing.assert_close(c + e * (problem.x - problem.mean), sum(problem.rest))
+    (A, B), (f, g) = sums(problem), sending_factors(problem.rstd, 12, None)
+    torch.testing.assert_close(f * A + g * B * (problem.x - problem.mean), sum(problem.rest))
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_what_the_statistics_of_several_processes_send_back(problem, share):
-    own = int(share * 12)
-    A, B = sums(problem, slice(own, None))
-    others = SimpleNamespace(share=share, summed=lambda a, b: (a + A, b + B))
-    c, e = from_statistics(*sums(problem, slice(own)), problem.rstd, own, others)
-    torch.testing.assert_close(c + e * (problem.x - problem.mean), sum(problem.rest))
+    (A, B), (f, g) = sums(problem), sending_factors(problem.rstd, int(share * 12), SimpleNamespace(share=share))
+    torch.testing.assert_close(f * A + g * B * (problem.x - problem.mean), sum(problem.rest))
 
 
 @pytest.mark.parametrize("share", [None, 0.5])

@@ -10,7 +10,15 @@ from kernels.textbook import parameters_of, statistics_of
 
 from densely.kernels import LayerParameters, RunningStatistics, dropout, plan
 from densely.kernels.memory import Scratch
-from densely.kernels.plan import Plan, TransitionPlan, dropout_source, in_autocast, make_plan, make_transition_plan
+from densely.kernels.plan import (
+    Options,
+    Plan,
+    TransitionPlan,
+    dropout_source,
+    in_autocast,
+    make_plan,
+    make_transition_plan,
+)
 from densely.kernels.replicas import Replicas
 
 
@@ -21,7 +29,7 @@ def planned(
     block, x = make(depth, start, growth, bottleneck, dtype, (1, 1, 1), bias=bias)
     x = x.expand(*shape, start).to(device)
     given = parameters_of(block), statistics_of(block, frozen)
-    return make_plan(x, *given, training, 0.9, 1e-3, rate, seed, engine, replicas)
+    return make_plan(x, *given, Options(training, 0.9, 1e-3, rate, seed, replicas), engine)
 
 
 def layer_of(c=3, out=2, kernel=None, **more) -> LayerParameters:
@@ -35,7 +43,7 @@ def transition_planned(
     shape=(2, 4, 4, 3), layer=None, rate=0.0, seed=None, engine="operators", replicas=None
 ) -> TransitionPlan:
     x, layer = torch.ones(shape), layer or layer_of()
-    return make_transition_plan(x, layer, MOVING, True, 0.9, 1e-3, rate, seed, engine, replicas)
+    return make_transition_plan(x, layer, MOVING, Options(True, 0.9, 1e-3, rate, seed, replicas), engine)
 
 
 # -------------------------------------------------------------------------------------------------------------- chunks
@@ -169,7 +177,7 @@ def says(message: str):
 
 def refused(message: str, x: torch.Tensor, layers, statistics) -> None:
     with says(message):
-        make_plan(x, layers, statistics, True, 0.9, 1e-3, 0.0, None, "operators")
+        make_plan(x, layers, statistics, Options(True, 0.9, 1e-3, 0.0, None, None), "operators")
 
 
 def test_inputs_that_no_block_takes():

@@ -18,7 +18,7 @@
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < count; i++)
 
 // Widths of tiles are counted in half vectors: where a processor takes 512 bits in two steps (Zen 4) a half costs half, and
-// nowhere more than a whole. So the last of an odd number is a vector's lower half. Without AVX-512 there are no halves.
+// nowhere more than a whole. So the last of an odd number, 3 or 5, is a vector's lower half. Without AVX-512 there are no halves.
 constexpr int vectors_in(int halves) { return (halves + 1) / 2; }
 
 // acc += A·B for M rows and HALVES of vectors of columns, over `count` terms (or PAIRS of terms, see pairs.h).
@@ -35,7 +35,7 @@ inline __attribute__((always_inline)) void multiply(
         if constexpr (N > 2) STAY_IN_REGISTER(c2);
         EACH(m, M) {
             const Vector element = splat(a[m * row]);
-            acc[m][0] = plus_product<PAIRS, HALVES == 1>(acc[m][0], element, c0);
+            acc[m][0] = plus_product<PAIRS>(acc[m][0], element, c0);
             if constexpr (N > 1) acc[m][1] = plus_product<PAIRS, HALVES == 3>(acc[m][1], element, c1);
             if constexpr (N > 2) acc[m][2] = plus_product<PAIRS, HALVES == 5>(acc[m][2], element, c2);
         }

@@ -185,6 +185,7 @@ struct Convolution {
     }
 };
 
+// What the next rows read, and where they will be written.
 template <class T>
 struct Both {
     Ahead<const T> read;

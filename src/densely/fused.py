@@ -36,7 +36,7 @@ def possible(x: Any, units: Sequence[Any]) -> bool:
 
 
 def normalises(layer: keras.layers.BatchNormalization, x: Any) -> bool:
-    """Whether PyTorch's operator can normalise this batch in training as the layer would, here and now.
+    """Whether `kernels.batch_norm` can normalise this batch in training as the layer would, here and now.
 
     Not where somebody else finds the statistics, as Keras's renormalisation and processes that train together do.
     """
@@ -44,7 +44,6 @@ def normalises(layer: keras.layers.BatchNormalization, x: Any) -> bool:
         layer.trainable
         and possible(x, [])
         and layer.axis in (-1, x.ndim - 1)
-        and str(x.dtype) != "torch.float16"
         and layer.scale
         and layer.center
         and not (layer.renorm or layer.synchronized or "_moments" in vars(layer))
@@ -55,15 +54,12 @@ def normalised(layer: keras.layers.BatchNormalization, x: Any) -> Any:
     """A batch (…, C) normalised by its own statistics, which move the layer's; in the dtype the layer computes in."""
     import torch
 
+    from densely.kernels.batch_norm import batch_norm
     from densely.kernels.normalisation import move
 
-    gamma, beta = layer.gamma._value, layer.beta._value
-    # In float32 at least, as Keras does; the operator takes weights in float32 with maps in bfloat16.
-    maps = x if x.dtype == torch.bfloat16 else x.to(gamma.dtype)
-    y, mean, rstd = torch.native_batch_norm(maps.movedim(-1, 1), gamma, beta, None, None, True, 0.0, layer.epsilon)
-    variance = (rstd.detach() ** -2 - layer.epsilon).clamp_(min=0)
-    move((layer.moving_mean._value, layer.moving_variance._value), (mean.detach(), variance), layer.momentum)
-    return y.movedim(1, -1).to(getattr(torch, layer.compute_dtype))
+    y, *statistics = batch_norm(x, layer.gamma._value, layer.beta._value, layer.epsilon)
+    move((layer.moving_mean._value, layer.moving_variance._value), tuple(statistics), layer.momentum)
+    return y.to(getattr(torch, layer.compute_dtype))
 
 
 def explain(precision: str, say: Callable[[str], None]) -> str:

@@ -61,13 +61,13 @@ def fresh_initializer(identifier: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="densely")
 class BatchNorm(keras.layers.BatchNormalization):
-    """Keras's batch normalisation of maps `(N, H, W, C)`, over C; in training by PyTorch's own operator where it can.
+    """Keras's batch normalisation of maps `(N, H, W, C)`, over C; in training as one operation where that can be.
 
     Keras writes it as a dozen operations, each a pass over the maps there and most of them one more back.
 
     Args:
-        fused: `None` (default) or `True` for PyTorch's operator in training with that engine, `False` for Keras's
-            operations everywhere.
+        fused: `None` (default) or `True` for one operation in training where the engine can (PyTorch), `False` for
+            Keras's operations everywhere.
         **kwargs: as in `keras.layers.BatchNormalization`, but the axis is the last.
     """
 

@@ -17,7 +17,8 @@ def both(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, weights: torc
             rows = leaves[0].reshape(-1, len(gamma))
             mean, variance = rows.mean(0), rows.var(0, correction=0)
             y = torch.nn.functional.batch_norm(rows, None, None, *leaves[1:], True, eps=1e-3).view(x.shape)
-        found.append([y, mean, variance, *torch.autograd.grad((y * weights.to(y.dtype)).sum(), leaves)])
+        gradients = torch.autograd.grad((y * weights.to(y.dtype)).sum(), leaves)
+        found.append([t.detach() for t in (y, mean, variance, *gradients)])
     return found
 
 

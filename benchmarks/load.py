@@ -195,7 +195,9 @@ async def spoil(port: int, load: Load, bad: dict[str, Bad], count: int, seconds:
             except OSError as error:
                 load.wrong.append(f"{name}: {error}")
                 return
-            if status != 503 or 503 in bad[name].right:  # a server that is busy says so to everybody
+            # A server that is busy says so to everybody; and what a client still sends when it is cut off can have its
+            # system throw the answer away before it is read. Both ask again.
+            if status not in (0, 503) or status in bad[name].right:
                 break
             await asyncio.sleep(0.5)
         if status not in bad[name].right:

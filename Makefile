@@ -41,7 +41,7 @@ audit: .venv/dev         ## known weaknesses of the pinned versions, from the Py
 	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 bench: .venv/dev         ## whole training steps against their peers, about 6 minutes
-	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/train_step.py --rounds 3
 
 install: .venv/installed ## .venv with densely in it
 

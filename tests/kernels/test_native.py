@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(
     library.why_not(torch.float32) is not None, reason=f"no compiled loops: {library.why_not(torch.float32)}"
 )
 
-shapes = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
+few = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
+many_small = st.tuples(st.integers(17, 50), st.integers(1, 5), st.integers(1, 6))  # several of them are one task
+shapes = few | many_small
 
 
 @given(

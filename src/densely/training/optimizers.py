@@ -173,13 +173,20 @@ def orthogonalised(matrix: Any, steps: int) -> Any:
     """A matrix with the singular vectors of `matrix` and singular values near 1 (between about 0.7 and 1.2).
 
     Newton-Schulz iterations of a quintic whose coefficients pull small singular values up fast (Jordan et al. 2024):
-    matrix products only. Values far below the greatest need more `steps` to arrive.
+    matrix products only. Values far below the greatest need more `steps` to arrive. Each iteration multiplies by a
+    polynomial in X·Xᵀ, so they go on in those small matrices alone, and X itself is multiplied once, at the end.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else keras.ops.transpose(matrix)
-    x = x / (keras.ops.sqrt(keras.ops.sum(keras.ops.square(x))) + 1e-7)
-    for _ in range(steps):
-        square = keras.ops.matmul(x, keras.ops.transpose(x))
-        x = a * x + keras.ops.matmul(b * square + c * keras.ops.matmul(square, square), x)
-    return x if wide else keras.ops.transpose(x)
+    matmul, transpose = keras.ops.matmul, keras.ops.transpose
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else transpose(matrix)
+    gram = matmul(transpose(tall), tall)
+    length = keras.ops.sqrt(keras.ops.trace(gram)) + 1e-7  # of all of it: no singular value is greater
+    gram = gram / length**2
+    scale, factor = a * keras.ops.eye(gram.shape[0], dtype=gram.dtype), None
+    for step in range(steps):
+        once = scale + b * gram + c * matmul(gram, gram)
+        factor = once if factor is None else matmul(once, factor)
+        if step + 1 < steps:
+            gram = matmul(matmul(once, gram), once)
+    result = tall / length if factor is None else matmul(tall, factor / length)
+    return result if tall is matrix else transpose(result)

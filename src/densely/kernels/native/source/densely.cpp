@@ -3,7 +3,7 @@
 
 #include "inference.h"
 #include "rows.h"
-#include "spatial.h"
+#include "spatial_backward.h"
 #include "transition.h"
 
 extern "C" {

@@ -178,6 +178,7 @@ template <bool PAIRS, int M, int HALVES>
 __attribute__((noinline)) void outer_tile(
     float* to, long stride, const float* a, long a_outer, long a_inner, const float* b, long b_outer, long outer, long inner, long b_row) {
     constexpr int N = vectors_in(HALVES);
+    EACH(m, M) fetch<false, true>(to + m * stride, N * LANES);  // sums of wide layers lie far away
     Vector acc[M][N] = {};
     for (long o = 0; o < outer; o++) multiply<PAIRS, M, HALVES>(acc, a + o * a_outer, 1, a_inner, b + o * b_outer, b_row, inner);
     if constexpr (HALVES % 2) EACH(m, M) acc[m][N - 1] = lower_half(acc[m][N - 1]);

@@ -169,7 +169,7 @@ inline Bits open_at(Vector v) { return ~(v <= 0.0f); }
 inline Vector positive(Vector v) { return keep_where(open_at(v), v); }
 
 // Masks of dropout: one bit an element, flat. All ones in the lanes whose bit is set.
-inline Bits lanes_kept(const uint8_t* bits, long element) {
+inline Bits lanes_kept(const uint8_t* bits, unsigned long element) {
     uint32_t word;
     memcpy(&word, bits + element / 8, sizeof word);  // the array is 8 bytes longer than its bits
     Bits powers;

@@ -14,14 +14,6 @@
 #pragma once
 #include "maps.h"
 
-inline void add_rows(float* to, const float* a, const float* b, long floats) {
-    for (long i = 0; i < floats; i += LANES) store(to + i, load(a + i) + load(b + i));
-}
-
-inline void subtract_rows(float* to, const float* a, const float* b, long floats) {
-    for (long i = 0; i < floats; i += LANES) store(to + i, load(a + i) - load(b + i));
-}
-
 // a, b = a + b, a - b.
 inline void sum_and_difference(float* a, float* b, long floats) {
     for (long i = 0; i < floats; i += LANES) {
@@ -31,12 +23,11 @@ inline void sum_and_difference(float* a, float* b, long floats) {
     }
 }
 
-// Four rows d that lie one after the other, turned; `gap` between the four.
-inline void turn_rows(float* to, long gap, const float* d, long floats) {
+// Four rows turned; `gap` between the four.
+inline void turn_rows(float* to, long gap, const float* r0, const float* r1, const float* r2, const float* r3, long floats) {
     for (long i = 0; i < floats; i += LANES) {
         const long lanes = floats - i;
-        const Vector d0 = load(d + i, lanes), d1 = load(d + floats + i, lanes), d2 = load(d + 2 * floats + i, lanes);
-        const Vector d3 = load(d + 3 * floats + i, lanes);
+        const Vector d0 = load(r0 + i, lanes), d1 = load(r1 + i, lanes), d2 = load(r2 + i, lanes), d3 = load(r3 + i, lanes);
         store(to + i, d1 + d2, lanes);
         store(to + gap + i, d2 - d1, lanes);
         store(to + 2 * gap + i, d0 - d2, lanes);

@@ -1,0 +1,216 @@
+// The way back through the 3×3 convolution of a layer, and through what stands before and after it.
+//
+// Products as forward (spatial.h), by four for two rows or, in pairs of bfloat16, by six: the gradient of what went in, from three
+// taps around each pixel, and the kernel's.
+
+#pragma once
+#include "spatial.h"
+
+// Term (dy, dx, o), column i: what comes back, in pairs; the taps are read from the other end.
+inline Packed packed_pairs_backward(const Conv& conv, long in, long out) {
+    Packed packed(9 * out, in);
+    for (long tap = 0; tap < 9; tap++)
+        for (long o = 0; o < out; o++) packed.set(tap * out + o, 0, conv.kernel + (8 - tap) * in * out + o, out, in, conv.factor);
+    return packed.paired();
+}
+
+// Term (t, dx, o), column i: what comes back from the pixels around one, so that the taps are read from the other end.
+inline Packed packed_taps_backward(const Conv& conv, long in, long out) {
+    const std::vector<float> turned = turned_taps(conv.kernel, 3 * in * out, true);
+    Packed packed(12 * out, in);
+    for (long t = 0; t < 4; t++)
+        for (long dx = 0; dx < 3; dx++)
+            for (long o = 0; o < out; o++)
+                packed.set((t * 3 + dx) * out + o, 0, &turned[(t * 3 + 2 - dx) * in * out + o], out, in, conv.factor);
+    return packed;
+}
+
+// Some channels of a row of the new maps' gradient: source + c + e·(maps - mean) behind dropout's mask. Adds up the bias's where
+// one is given.
+template <bool DROP, class To, class T>
+inline void complete_row(
+    To* made, long stride, long width, long count, const float* source, const T* maps, const Channels& c, const Channels& e,
+    const Channels& mean, long channel, const uint8_t* bits, long element, float* bias) {
+    for (long v = 0; v < count; v += LANES) {
+        const long lanes = count - v;
+        const Vector plus = load(c.from(channel + v), lanes), times = load(e.from(channel + v), lanes);
+        const Vector middle = load(mean.from(channel + v), lanes);
+        Vector sum = {};
+        for (long pixel = 0; pixel < width; pixel++) {
+            const long at = pixel * SLAB + v;
+            Vector g = load(source + at, lanes) + (load(maps + at, lanes) - middle) * times + plus;
+            if (DROP) g = keep_where(lanes_kept(bits, element + pixel * stride + v), g);
+            store(made + pixel * stride + v, g, lanes);
+            sum += g;
+        }
+        if (bias) store(bias + channel + v, load(bias + channel + v, lanes) + sum, lanes);
+    }
+}
+
+// Taps around each pixel of a row in pairs of pixels; the row begins a pixel left of the first. Runs over by less than a vector.
+inline void pair_pixels(float* to, const bfloat16* row, long width, long maps) {
+    const long taps = 3 * maps;
+    for (long pixel = 0; pixel < width; pixel += 2, row += 2 * maps, to += taps)
+        for (long i = 0; i < taps; i += LANES) store(to + i, paired(row + i, row + maps + i));
+}
+
+// The new maps' gradient is completed (source + c + e·(maps - mean)), masked by dropout, and sent back through the kernel and the
+// normalisation of x to its place: to += scale·d where it grows, else to = d.
+template <bool PAIRS, class T>
+void spatial_backward(
+    const Shape& shape, const Maps<const T>& x, const Norm& norm, const Conv& conv, const Maps<const T>& maps,
+    const float* source, const float* c, const float* e, const float* mean, bool grows, float* to, const Gradients& result, int threads) {
+    const long H = shape.height, W = shape.width, in = x.channels, out = maps.channels, rows_of_all = shape.pixels();
+    const long in_slabs = slabs(in), in_stride = in_slabs * SLAB, out_stride = slabs(out) * SLAB;
+    const long around = (W + 2) * out, taps = 3 * out;
+    const Packed weights = (PAIRS ? packed_pairs_backward : packed_taps_backward)(conv, in, out);
+    const Masked masked(norm, grows, grows);
+    const uint8_t* bits = conv.bits;
+    const Channels cs(out, [=](long i) { return c[i]; }), es(out, [=](long i) { return e[i]; }), means(out, [=](long i) { return mean[i]; });
+    const Maps<float> places{to, rows_of_all, 0, in};
+    const Maps<const float> sources{source, rows_of_all, maps.first, out};
+    // What gives kernels' gradients at once: some rows of an image, or several images.
+    const long at_once = std::clamp<long>(32768 / in / 16 * 16, 64, 128) * (1 + PAIRS);  // pixels: so many terms
+    const Bands bands(shape, at_once);
+    const long together = bands.together, pairs = together > 1 ? (H + 1) / 2 : std::max<long>(at_once / W / 2, 1);  // of rows
+    const long group = 2 * pairs, d_at = (PAIRS ? 3 : 4) * taps * in_stride, bias_at = d_at + 2 * in_stride, floats = bias_at + out_stride;
+    const Segments segments(bands.tasks, floats);
+    std::vector<float> kernel_sums(d_at);
+#pragma omp parallel num_threads(threads)
+    {
+        // Floats of an image, or a band: what comes in, and what of it one side of the kernel's gradient is: in pairs of pixels,
+        // or turned.
+        const long most = bands.most() + 3, image_made = most * around, beside = W / 2 * taps;
+        const long image_side = PAIRS ? most * beside : pairs * around, sides = together * image_side;
+        const long gap = together * group * W * SLAB, half = gap / 2;
+        Scratch<0> scratch((PAIRS ? 1 : 2) * in_slabs * gap + together * image_made + SLAB + (PAIRS ? 1 : 4) * sides + LANES + 2 * W * SLAB);
+        float *activation = scratch.take(in_slabs * gap), *means_of_two = PAIRS ? nullptr : scratch.take(in_slabs * gap);
+        Term<PAIRS>* all_made = reinterpret_cast<Term<PAIRS>*>(scratch.take(together * image_made + SLAB));
+        float* side = scratch.take((PAIRS ? 1 : 4) * sides + LANES);
+        float *panel = scratch.take(2 * W * SLAB), *panel_below = panel + W * SLAB;
+#pragma omp for schedule(dynamic, 1)
+        for (long segment = 0; segment < segments.count; segment++) {
+            float* sums = segments.begin(segment);
+            for (long task = segments.first(segment); task < segments.first(segment + 1); task++) {
+                const long images = bands.images(task), first = bands.first(task), last = bands.last(task), end = std::min(last + 1, H);
+                // Of each image it begins a row above the first and a pixel left of it; beside the image it is zero.
+                std::fill(all_made, all_made + images * image_made, Term<PAIRS>{});
+                if (PAIRS) std::fill(side, side + images * image_side, 0.0f);
+                for (long row = first; row < last; row += group) {
+                    const long rows = std::min(group, last - row), twos = (rows + 1) / 2;
+                    for (long image = 0; image < images; image++) {
+                        const long top = (bands.image(task) + image) * H, at = (top + row) * W;
+                        const long begin = row == first ? std::max<long>(first - 1, 0) : row + 1, below = std::min(row + rows + 1, end);
+                        Term<PAIRS>* made = all_made + image * image_made;
+                        for (long r = begin; r < below; r++) {
+                            const long place = (top + r) * W;
+                            float* bias = r >= first && r < last ? sums + bias_at : nullptr;
+                            maps.runs([&](const T* from, long channel, long many) {
+                                (bits ? complete_row<true, Term<PAIRS>, T> : complete_row<false, Term<PAIRS>, T>)(
+                                    made + (r - first + 1) * around + out + channel, out, W, many,
+                                    sources.data + (from - maps.data) + place * SLAB, from + place * SLAB, cs, es, means, channel, bits,
+                                    place * out + channel, bias);
+                            });
+                            if constexpr (PAIRS) {
+                                float* to = side + image * image_side + (r - first + 1) * beside;
+                                pair_pixels(to, made + (r - first + 1) * around, W, out);
+                                std::fill(to + beside, to + beside + LANES, 0.0f);  // it ran over
+                            }
+                        }
+                        // The rows after these, of this image or the next.
+                        const long left = std::clamp<long>(rows_of_all / W - top - row - rows, 0, rows) * W;
+                        const long later = std::clamp<long>(rows_of_all / W - top - below, 0, rows) * W;
+                        const long steps = (PAIRS ? rows : 4 * twos) * tiles(W, in_slabs);
+                        Ahead<const T> ahead_x(x, at + rows * W, left, steps), ahead_maps(maps, (top + below) * W, later, steps);
+                        Ahead<const float> ahead_source(sources, (top + below) * W, later, steps);
+                        Ahead<float, true> ahead_to(places, at + rows * W, left, steps);
+                        const auto fetch_next = [&] {
+                            ahead_x.step();
+                            ahead_to.step();
+                            ahead_maps.step();
+                            ahead_source.step();
+                        };
+                        if constexpr (PAIRS) {
+                            for (long r = 0; r < rows; r++)
+                                for_slabs(in, [&]<int HALVES>(long s) {
+                                    const float* around_it = reinterpret_cast<const float*>(made + (row - first + r) * around);
+                                    const Left a{around_it, out / 2, 3 * taps / 2, taps / 2, around / 2, false};
+                                    product<HALVES, true>(a, W, weights.template slab<HALVES>(s), nullptr, panel, SLAB, fetch_next);
+                                    masked.template slab<HALVES>(
+                                        panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
+                                });
+                        } else {
+                            float *own_turned = side + image * image_side, *own_activation = activation + image * group * W * SLAB;
+                            for (long pair = 0; pair < twos; pair++) {
+                                const Term<PAIRS>* d = made + (row - first + 2 * pair) * around;
+                                turn_rows(own_turned + pair * around, sides, d, d + around, d + 2 * around, d + 3 * around, around);
+                            }
+                            normalise(own_activation, gap, x, at, rows * W, masked.affine);
+                            for (long s = 0; s < in_slabs; s++) {
+                                float *own = own_activation + s * gap, *means = means_of_two + s * gap + image * pairs * W * SLAB;
+                                std::fill(own + rows * W * SLAB, own + 2 * twos * W * SLAB, 0.0f);
+                                for (long pair = 0; pair < twos; pair++)
+                                    halves(means + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
+                            }
+                            for (long pair = 0; pair < twos; pair++)
+                                for_slabs(in, [&]<int HALVES>(long s) {
+                                    const auto multiply_by = [&](long t, float* to, bool add) {
+                                        const Left a{own_turned + t * sides + pair * around, out, taps, taps, 0, false};
+                                        product<HALVES>(a, W, weights.template slab<HALVES>(s, t * taps), nullptr, to, SLAB, fetch_next, add);
+                                    };
+                                    multiply_by(0, panel, false);
+                                    multiply_by(1, panel_below, false);
+                                    sum_and_difference(panel, panel_below, W * SLAB);
+                                    multiply_by(2, panel, true);
+                                    const long upper = at + 2 * pair * W, lower = upper + W;
+                                    masked.template slab<HALVES>(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
+                                    if (2 * pair + 1 == rows) return;
+                                    multiply_by(3, panel_below, true);
+                                    masked.template slab<HALVES>(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
+                                });
+                        }
+                    }
+                    if constexpr (PAIRS) {
+                        for_slabs(in, [&]<int HALVES>(long s) {
+                            normalise_row_pairs(activation, x.slab(s, (bands.image(task) * H + row) * W), images * rows * W, masked.affine, s * SLAB);
+                            for (long dy = 0; dy < 3; dy++)
+                                accumulate_outer<HALVES, true>(
+                                    sums + dy * taps * in_stride + s * SLAB, in_stride, taps, side + (row - first + dy) * beside, image_side,
+                                    taps, activation, rows * W / 2 * SLAB, images, rows * W / 2, SLAB);
+                        });
+                    } else {
+                        for_slabs(in, [&]<int HALVES>(long s) {
+                            const float *own = activation + s * gap, *mean = means_of_two + s * gap;
+                            const auto add_up = [&](long t, const float* b, long b_outer) {
+                                accumulate_outer<HALVES>(
+                                    sums + t * taps * in_stride + s * SLAB, in_stride, taps, side + t * sides, around, out, b, b_outer,
+                                    images * twos, W, SLAB);
+                            };
+                            add_up(0, mean, W * SLAB);
+                            add_up(1, mean + half, W * SLAB);
+                            add_up(2, own, 2 * W * SLAB);
+                            add_up(3, own + W * SLAB, 2 * W * SLAB);
+                        });
+                    }
+                }
+            }
+        }
+        segments.total([&](long i, float sum) {
+            if (i < d_at) {
+                kernel_sums[i] = sum;
+            } else {
+                put_sums(result, norm, conv.factor, i - d_at, in_stride, out, sum);
+            }
+        });
+#pragma omp for schedule(static)
+        for (long tap = 0; tap < taps; tap++)
+            for (long channel = 0; channel < in; channel++) {
+                const auto m = [&](long t) { return kernel_sums[(t * taps + tap) * in_stride + channel]; };
+                const float g[3] = {PAIRS ? m(0) : m(0) + m(1) + m(2), PAIRS ? m(1) : m(0) - m(1), PAIRS ? m(2) : m(0) + m(1) - m(3)};
+                for (long dy = 0; dy < 3; dy++) {
+                    const long from = 8 - dy * 3 - tap / out;  // the taps are read from the other end
+                    result.kernel[(from * in + channel) * out + tap % out] = g[dy] * conv.factor;
+                }
+            }
+    }
+}

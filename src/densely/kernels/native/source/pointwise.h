@@ -102,7 +102,7 @@ template <class T>
 void pointwise_backward(
     const Maps<const T>& x, long out, const Norm& norm, const Conv& conv, const Read<T>& read, float* to,
     const Gradients& result, int threads) {
-    const long rows = x.rows, in = x.channels, chunk = std::max<long>(chunk_rows(in), 48), tasks = (rows + chunk - 1) / chunk;
+    const long rows = x.rows, in = x.channels, chunk = chunk_rows(in), tasks = (rows + chunk - 1) / chunk;
     constexpr bool PAIRS = PAIRED<T>;
     const Packed weights = packed_backward<PAIRS>(conv, in, out);
     const Masked masked(norm, true, true);

@@ -69,8 +69,9 @@ void spatial_backward(
     const Channels cs(out, [=](long i) { return c[i]; }), es(out, [=](long i) { return e[i]; }), means(out, [=](long i) { return mean[i]; });
     const Maps<float> places{to, rows_of_all, 0, in};
     const Maps<const float> sources{source, rows_of_all, maps.first, out};
-    // What gives kernels' gradients at once: some rows of an image, or several images.
-    const long at_once = std::clamp<long>(32768 / in / 16 * 16, 64, 128) * (1 + PAIRS);  // pixels: so many terms
+    // Pixels that give kernels' gradients at once, some rows of an image or several images: enough terms that their sums, which
+    // lie far away where layers are wide, are seldom fetched; few enough for a second-level cache of 512 KiB.
+    const long at_once = std::clamp<long>(16384 / in / 16 * 16, 32, 128) * (1 + PAIRS);
     const Bands bands(shape, at_once);
     const long together = bands.together, pairs = together > 1 ? (H + 1) / 2 : std::max<long>(at_once / W / 2, 1);  // of rows
     const long group = 2 * pairs, d_at = (PAIRS ? 3 : 4) * taps * in_stride, bias_at = d_at + 2 * in_stride, floats = bias_at + out_stride;

@@ -148,10 +148,10 @@ void spatial_backward(
                             }
                             normalise(own_activation, gap, x, at, rows * W, masked.affine);
                             for (long s = 0; s < in_slabs; s++) {
-                                float *own = own_activation + s * gap, *means = means_of_two + s * gap + image * pairs * W * SLAB;
+                                float *own = own_activation + s * gap, *of_two = means_of_two + s * gap + image * pairs * W * SLAB;
                                 std::fill(own + rows * W * SLAB, own + 2 * twos * W * SLAB, 0.0f);
                                 for (long pair = 0; pair < twos; pair++)
-                                    halves(means + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
+                                    halves(of_two + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
                             }
                             for (long pair = 0; pair < twos; pair++)
                                 for_slabs(in, [&]<int HALVES>(long s) {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernels.test_dense_block import assert_near, everything_ours, make, run_ours
 from kernels.test_transition import everything, problem
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 few = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
-many_small = st.tuples(st.integers(17, 50), st.integers(1, 5), st.integers(1, 6))  # several of them are one task
+many_small = st.tuples(st.integers(33, 70), st.integers(1, 5), st.integers(1, 6))  # several of them are one task
 shapes = few | many_small
 
 
@@ -30,6 +30,8 @@ shapes = few | many_small
     st.booleans(), st.booleans(), st.sampled_from([0.0, 0.2, 0.7]), st.booleans(), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
+@example(2, 5, 4, 0, (1, 2, 128), False, True, 0.0, False, 0)  # more bands than pairs of rows, if that were possible
+@example(2, 5, 4, 8, (4, 4, 150), False, True, 0.0, False, 0)
 def test_blocks_are_the_operators_in_float64(
     depth, start, growth, bottleneck, shape, bias, training, rate, frozen, seed
 ):
@@ -63,6 +65,8 @@ def test_blocks_that_are_only_asked_are_the_operators_in_float64(depth, start, g
     st.integers(1, 60), st.integers(1, 30), st.sampled_from([0, 1, 24, 50]), shapes, st.booleans(), st.integers(0, 99)
 )
 @settings(max_examples=60, deadline=None)
+@example(12, 6, 24, (2, 21, 14), False, 0)  # several groups of rows in a band
+@example(40, 12, 0, (8, 33, 32), True, 1)
 def test_small_whole_numbers_are_exact_in_bfloat16(start, growth, bottleneck, shape, bias, seed):
     """So layers give the very same in either type, odd numbers of channels and pixels left over by pairs included."""
     net, x = make(2, start, growth, bottleneck, torch.float32, shape, seed, bias=bias)
@@ -147,9 +151,10 @@ def test_parameters_of_any_dtype_are_taken_and_get_gradients_in_their_own(dtype,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bottleneck", [0, 48])
-def test_threads_change_nothing_at_all(dtype, bottleneck):
-    net, x = make(4, 24, 12, bottleneck, torch.float32, (9, 16, 16), rate=0.2)
-    gradient, before, found = torch.randn(9, 16, 16, 72), torch.get_num_threads(), []
+@pytest.mark.parametrize("shape", [(9, 16, 16), (70, 4, 4)])
+def test_threads_change_nothing_at_all(dtype, bottleneck, shape):
+    net, x = make(4, 24, 12, bottleneck, torch.float32, shape, rate=0.2)
+    gradient, before, found = torch.randn(*shape, 72), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)

@@ -142,6 +142,14 @@ def test_orthogonalised_has_the_singular_vectors_and_values_near_one(rows: int, 
     assert np.abs(inner - np.diag(np.diag(inner))).max() < 1e-3
 
 
+def test_orthogonalised_is_stable_where_singular_values_almost_vanish() -> None:
+    u, _, v = np.linalg.svd(np.random.default_rng(0).normal(size=(200, 20)), full_matrices=False)
+    matrix = (u * np.geomspace(1, 1e-6, 20)) @ v
+    found = orthogonalised(keras.ops.convert_to_tensor(matrix.astype("float32")), 12)
+    values = np.linalg.svd(keras.ops.convert_to_numpy(found), compute_uv=False)
+    assert values.max() < 1.3
+
+
 def test_muon_fixes_the_length_of_kernels() -> None:
     start = 100 * np.ones((3, 3, 4, 6), "float32")
     after = steps(Muon(1e-6), start, [np.ones_like(start)])

@@ -17,7 +17,8 @@ struct Shape {
 };
 
 // An image is one task, or several bands of rows where it is large or where images are few: by their shape alone. They begin
-// at even rows, since rows are made two by two. Or several whole images are a task, up to so many pixels.
+// at even rows, since rows are made two by two, and have two at least. Or several whole images are a task, up to so many pixels, as
+// long as 32 tasks are left to be shared out.
 class Bands {
     long height, bands, all;
     long start(long band) const { return height * band / bands / 2 * 2; }
@@ -26,11 +27,11 @@ class Bands {
     const long together, tasks;
     explicit Bands(const Shape& s, long pixels = 0)
         : height(s.height), bands(many(s)), all(s.images),
-          together(bands > 1 ? 1 : std::clamp<long>(pixels / (s.height * s.width), 1, (s.images + 15) / 16)),
+          together(bands > 1 ? 1 : std::clamp<long>(pixels / (s.height * s.width), 1, (s.images + 31) / 32)),
           tasks((s.images + together - 1) / together * bands) {}
     static long many(const Shape& s) {
         const long pixels = s.height * s.width, large = (pixels + 2047) / 2048, few = (16 + s.images - 1) / s.images;
-        return std::clamp<long>(std::max(large, std::min(few, pixels / 128)), 1, s.height);
+        return std::clamp<long>(std::max(large, std::min(few, pixels / 128)), 1, std::max<long>(1, s.height / 2));
     }
     long image(long task) const { return task / bands * together; }
     long images(long task) const { return std::min(together, all - image(task)); }

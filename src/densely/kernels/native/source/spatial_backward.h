@@ -69,8 +69,9 @@ void spatial_backward(
     const Channels cs(out, [=](long i) { return c[i]; }), es(out, [=](long i) { return e[i]; }), means(out, [=](long i) { return mean[i]; });
     const Maps<float> places{to, rows_of_all, 0, in};
     const Maps<const float> sources{source, rows_of_all, maps.first, out};
-    // Pixels that give kernels' gradients at once, some rows of an image or several images: enough terms that their sums, which
-    // lie far away where layers are wide, are seldom fetched; few enough for a second-level cache of 512 KiB.
+    // Pixels that give kernels' gradients at once, some rows of an image (two at least) or several images: enough terms that their
+    // sums, which lie far away where layers are wide, are seldom fetched; few enough for a second-level cache of 512 KiB, but in the
+    // widest layers.
     const long at_once = std::clamp<long>(16384 / in / 16 * 16, 32, 128) * (1 + PAIRS);
     const Bands bands(shape, at_once);
     const long together = bands.together, pairs = together > 1 ? (H + 1) / 2 : std::max<long>(at_once / W / 2, 1);  // of rows
@@ -79,8 +80,8 @@ void spatial_backward(
     std::vector<float> kernel_sums(d_at);
 #pragma omp parallel num_threads(threads)
     {
-        // Floats of an image, or a band: what comes in, and what of it one side of the kernel's gradient is: in pairs of pixels,
-        // or turned.
+        // Of an image, or a band: rows, with those around it; terms of what comes in; floats of what one side of the kernel's
+        // gradient makes of that, in pairs of pixels or turned.
         const long most = bands.most() + 3, image_made = most * around, beside = W / 2 * taps;
         const long image_side = PAIRS ? most * beside : pairs * around, sides = together * image_side;
         const long gap = together * group * W * SLAB, half = gap / 2;
@@ -94,7 +95,7 @@ void spatial_backward(
             float* sums = segments.begin(segment);
             for (long task = segments.first(segment); task < segments.first(segment + 1); task++) {
                 const long images = bands.images(task), first = bands.first(task), last = bands.last(task), end = std::min(last + 1, H);
-                // Of each image it begins a row above the first and a pixel left of it; beside the image it is zero.
+                // `all_made` begins, for each image, a row above the first and a pixel left of it; beside the image it is zero.
                 std::fill(all_made, all_made + images * image_made, Term<PAIRS>{});
                 if (PAIRS) std::fill(side, side + images * image_side, 0.0f);
                 for (long row = first; row < last; row += group) {

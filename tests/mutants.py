@@ -32,6 +32,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "training/resume/state.py": ("training/resume/test_state.py",),
     "kernels/plan.py": ("kernels/test_plan.py",),
     "kernels/normalisation.py": ("kernels/test_normalisation.py",),
+    "kernels/batch_norm.py": ("kernels/test_batch_norm.py",),
     "kernels/dropout.py": ("kernels/test_dropout.py", "kernels/test_native.py::test_both_engines_draw_the_same_masks"),
     "kernels/dense_block.py": _BLOCK,
     "kernels/forward.py": _BLOCK,

@@ -5,7 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from densely.kernels.normalisation import move, moving, normalisation, sending_factors, sent_back
+from densely.kernels.normalisation import move, moving, normalisation, plain, sending_factors, sent_back
+
+
+def test_what_is_plain_already_is_not_copied():
+    tensor = torch.arange(6.0).reshape(2, 3)
+    assert plain(tensor, torch.float32) is tensor
+    for other in (tensor.double(), tensor.T, tensor.double().T):
+        made = plain(other, torch.float32)
+        assert made.dtype == torch.float32 and made.is_contiguous() and torch.equal(made, other.float())
 
 
 def test_parameters_of_any_dtype_and_strides_become_those_of_sums():

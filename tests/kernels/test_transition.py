@@ -57,12 +57,39 @@ def gradients(y, x, layer):
 )  # fmt: skip
 def test_equals_the_textbook(n, h, w, c, out, bias, training, frozen, seed):
     x, layer, moving = problem(n, h, w, c, out, bias, seed=seed)
+    others = RunningStatistics(moving.mean1.clone(), moving.variance1.clone(), frozen1=frozen)
     expected, mean, variance = textbook(x, layer, moving, training, frozen)
     ours = transition(x, layer, moving._replace(frozen1=frozen), training=training, momentum=0.9)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close((moving.mean1, moving.variance1), (mean, variance), rtol=1e-10, atol=1e-10)
     for one, other in zip(gradients(ours, x, layer), gradients(expected, x, layer), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+    with torch.no_grad():
+        assert torch.equal(transition(x, layer, others, training=training, momentum=0.9), ours)
+    assert torch.equal(others.mean1, moving.mean1) and torch.equal(others.variance1, moving.variance1)
+
+
+def test_the_defaults_are_keras_s():
+    x, layer, moving = problem()
+    mean, variance = 0.99 * moving.mean1 + 0.01 * x.mean((0, 1, 2)), moving.variance1.clone()
+    expected, *_ = textbook(x, layer, moving, training=True)
+    torch.testing.assert_close(transition(x, layer, moving, training=True), expected)
+    torch.testing.assert_close(moving.mean1, mean.detach())
+    assert not torch.equal(moving.variance1, variance)
+
+
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_autocast_chooses_the_dtype_and_leaves_the_rest_alone(native, monkeypatch):
+    monkeypatch.setenv("DENSELY_NATIVE", native)
+    found = []
+    for autocast in (True, False):
+        x, layer, moving = problem(c=24, out=12, bias=False, dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = transition(x if autocast else x.bfloat16(), layer, moving, training=True)
+        found.append((y, *gradients(y, x, layer), moving.mean1, moving.variance1))
+    assert found[0][0].dtype == torch.bfloat16
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def everything(run, x, layer):

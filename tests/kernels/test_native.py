@@ -68,6 +68,7 @@ def test_blocks_that_are_only_asked_are_the_operators_in_float64(depth, start, g
 @settings(max_examples=60, deadline=None)
 @example(12, 6, 24, (2, 21, 14), False, 0)  # several groups of rows in a band
 @example(40, 12, 0, (8, 33, 32), True, 1)
+@example(24, 12, 48, (41, 8, 8), False, 2)  # two whole images are a task, the last has one
 def test_small_whole_numbers_are_exact_in_bfloat16(start, growth, bottleneck, shape, bias, seed):
     """So layers give the very same in either type, odd numbers of channels and pixels left over by pairs included."""
     net, x = make(2, start, growth, bottleneck, torch.float32, shape, seed, bias=bias)

@@ -123,9 +123,15 @@ def test_the_camera_takes_a_picture(server: Served) -> None:
         answered(page, NAMES[1])  # Chromium's picture is of green
         assert not page.locator("#look").is_visible()
         assert page.evaluate("document.querySelector('video').srcObject === null")  # and is off
-        page.locator("#camera").click()
+        page.evaluate("document.getElementById('camera').click(); document.getElementById('camera').click()")
+        page.locator("#look").wait_for()
+        assert page.evaluate("document.querySelector('video').videoWidth") > 0  # or the keys would move
+        page.evaluate("kept = document.querySelector('video').srcObject; undefined")
         page.locator("#leave").click()
-        assert not page.locator("#look").is_visible()
+        page.locator("#look").wait_for(state="hidden")
+        while page.evaluate("document.querySelector('video').srcObject !== null"):  # told a moment after
+            page.wait_for_timeout(20)
+        assert page.evaluate("kept.getTracks().every(track => track.readyState === 'ended')")
 
 
 def test_what_is_wrong_is_told_in_words(server: Served) -> None:

@@ -28,6 +28,7 @@ from densely.recipes import Recipe
 from densely.runs import Run
 from densely.training.batches import Batches
 from densely.training.distributed import place
+from densely.training.distributed.peers import Peers
 from densely.training.distributed.replica import Replica
 from densely.training.losses import CrossEntropy
 from densely.training.optimizers import CoupledSGD
@@ -199,6 +200,19 @@ def test_a_process_that_is_killed_ends_all_with_a_sentence(tmp_path: Path) -> No
     assert errors.count("densely:") == 1
     assert "Process 1 of 2 has died, or hangs. The last checkpoint is whole" in errors
     assert checkpoint.newest(folder, pytest.fail) is not None
+
+
+def test_a_beat_that_was_left_before_the_end_is_no_sign_of_life() -> None:
+    """The first process hears of the end at once, and of the last beat within the next second."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    mine = dist.TCPStore("127.0.0.1", store.port, is_master=False, wait_for_workers=False)
+    store.add("come", 1)
+    store.set("beat/1", "1 0")
+    first = Peers(place.Place(0, 2, 0, 2, "127.0.0.1", store.port), store, mine, patience=60)
+    first.gather()
+    store.set("beat/1", "2 3")
+    verdict = first.verdict(RuntimeError("Connection closed by peer"), lost=True)
+    assert str(verdict).startswith("Process 1 of 2 has died, or hangs.")
 
 
 @pytest.mark.slow

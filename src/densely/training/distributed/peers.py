@@ -198,14 +198,32 @@ class Peers:
 
         Nobody's if a reason is there already.
         """
-        before, deadline = dict(self._heard), time.monotonic() + 3.5 * BEAT
-        while time.monotonic() < deadline:
-            if _ask(lambda: self.store.check([_END])):
-                return []
-            time.sleep(0.1)
-        silent = [rank for rank, beat in self._heard.items() if beat[0] == before[rank][0]]
+        # Asked of the store: a beat that was left before the end may not have been heard here yet.
+        if self._ended_within(BEAT / 2):
+            return []
+        before = self._beats()
+        if self._ended_within(3 * BEAT):
+            return []
+        silent = [rank for rank, beat in self._beats().items() if beat == before[rank]]
         left = [rank for rank in silent if _ask(partial(self.store.check, [f"left/{rank}"]))]
         return [rank for rank in silent if rank not in left]
+
+    def _ended_within(self, seconds: float) -> bool:
+        """Whether a reason is there, or comes in so many seconds."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if _ask(lambda: self.store.check([_END])):
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _beats(self) -> dict[int, bytes | None]:
+        """The last beats that the others left; None for all if the store does not answer."""
+
+        def last(key: str) -> bytes:
+            return bytes(self.store.get(key)) if self.store.check([key]) else b""
+
+        return {rank: _ask(partial(last, f"beat/{rank}")) for rank in self._heard}
 
     def _lost(self, missing: list[int]) -> str:
         if missing:

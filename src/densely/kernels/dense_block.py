@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from densely.kernels.backward import Backward
 from densely.kernels.choice import block_engine, chosen
 from densely.kernels.forward import Forward, Kept
+from densely.kernels.native.training import WholeBlock, can_be_whole
 from densely.kernels.plan import LayerParameters, Options, Plan, RunningStatistics, Seed, in_autocast, make_plan
 from densely.kernels.replicas import Replicas
 
@@ -84,7 +85,8 @@ def dense_block(
     parameters = [tensor for layer in layers for tensor in layer]
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
-            output: torch.Tensor = _DenseBlock.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
+            function = WholeBlock if can_be_whole(plan, layers) else _DenseBlock
+            output: torch.Tensor = function.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
             return output
         with torch.no_grad():
             if plan.asked:

@@ -1,9 +1,7 @@
 // What Python calls. Maps are float or bfloat16, as the macro MAPS says; all else is float. Sizes count elements.
 // Maps that a block has to itself lie in slabs (maps.h); `first` is the first channel that is meant.
 
-#include "inference.h"
-#include "rows.h"
-#include "spatial_backward.h"
+#include "block.h"
 #include "transition.h"
 
 extern "C" {
@@ -64,8 +62,7 @@ void densely_spatial_forward(
     const Shape shape{images, height, width};
     const Norm norm{gamma, beta, norm_mean, rstd, in};
     const Maps<MAPS> to{y, shape.pixels(), first, out};
-    const bool pairs = PAIRED<MAPS> && in % 2 == 0;
-    (pairs ? spatial_forward<PAIRED<MAPS>, MAPS> : spatial_forward<false, MAPS>)(
+    spatial_forward<MAPS>(
         shape, {x, shape.pixels(), 0, in}, norm, {kernel, bias, factor, bits}, to, mean, variance, threads);
 }
 
@@ -76,8 +73,7 @@ void densely_spatial_backward(
     float* beta_gradient, float* kernel_gradient, float* bias_gradient, int threads) {
     const Shape shape{images, height, width};
     const Norm norm{gamma, beta, norm_mean, rstd, in};
-    const bool pairs = PAIRED<MAPS> && in % 2 == 0 && out % 2 == 0 && width % 2 == 0;
-    (pairs ? spatial_backward<PAIRED<MAPS>, MAPS> : spatial_backward<false, MAPS>)(
+    spatial_backward<MAPS>(
         shape, {x, shape.pixels(), 0, in}, norm, {kernel, bias, factor, bits}, {maps, shape.pixels(), first, out}, source, c, e,
         mean, grows, to, {gamma_gradient, beta_gradient, kernel_gradient, bias_gradient}, threads);
 }
@@ -87,6 +83,29 @@ void densely_block_inference(
     long images, long height, long width, long start, long growth, long bottleneck, long depth, const Given* given,
     float epsilon, const MAPS* x, MAPS* y, int threads) {
     block_inference({images, height, width}, start, growth, bottleneck, {given, given + depth}, epsilon, x, y, threads);
+}
+
+// `masks` are missing without dropout, as are its `keys`; `numbers` are rows of mean, rstd and variance, of all maps and of all
+// layers' bottleneck maps.
+void densely_block_forward(
+    long images, long height, long width, long start, long growth, long bottleneck, long depth, const Given* given, float factor,
+    uint8_t* masks, long room, long growth_room, const long* keys, long dropped, float epsilon, float momentum, const MAPS* x,
+    MAPS* maps, float* numbers, MAPS* inner, float* inner_numbers, MAPS* y, int threads) {
+    const Sizes sizes{{images, height, width}, start, growth, bottleneck, depth};
+    block_forward<MAPS>(
+        sizes, given, {factor, masks, room, growth_room}, keys, dropped, epsilon, momentum, x,
+        kept(sizes, maps, numbers, inner, inner_numbers), y, threads);
+}
+
+// `results` are the pointers that gradients go to, eight a layer in the order of `Given`.
+void densely_block_backward(
+    long images, long height, long width, long start, long growth, long bottleneck, long depth, const Given* given, float factor,
+    uint8_t* masks, long room, long growth_room, MAPS* maps, float* numbers, MAPS* inner, float* inner_numbers, const MAPS* dy,
+    float* G, float* d, const Gradients* results, long lowest, MAPS* dx, int threads) {
+    const Sizes sizes{{images, height, width}, start, growth, bottleneck, depth};
+    block_backward<MAPS>(
+        sizes, given, {factor, masks, room, growth_room}, kept(sizes, maps, numbers, inner, inner_numbers), dy, G, d, results, lowest,
+        dx, threads);
 }
 
 void densely_transition_forward(

@@ -7,7 +7,8 @@
 
 // A layer's numbers as they come; the second half is missing without a bottleneck.
 struct Given {
-    const float *gamma1, *beta1, *kernel1, *bias1, *gamma2, *beta2, *kernel2, *bias2, *mean1, *variance1, *mean2, *variance2;
+    const float *gamma1, *beta1, *kernel1, *bias1, *gamma2, *beta2, *kernel2, *bias2;
+    float *mean1, *variance1, *mean2, *variance2;  // moving statistics
 };
 
 // A layer made ready: the second normalisation, with a bottleneck, goes into the first kernel.

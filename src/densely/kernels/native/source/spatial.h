@@ -206,3 +206,12 @@ void spatial_forward(
     }
     if (mean) moments.merge(mean, variance, out);
 }
+
+// In pairs where they can be.
+template <class T>
+void spatial_forward(
+    const Shape& shape, const Maps<const T>& x, const Norm& norm, const Conv& conv, const Maps<T>& y, float* mean,
+    float* variance, int threads) {
+    const bool pairs = PAIRED<T> && x.channels % 2 == 0;
+    (pairs ? spatial_forward<PAIRED<T>, T> : spatial_forward<false, T>)(shape, x, norm, conv, y, mean, variance, threads);
+}

@@ -216,3 +216,13 @@ void spatial_backward(
             }
     }
 }
+
+// In pairs where they can be.
+template <class T>
+void spatial_backward(
+    const Shape& shape, const Maps<const T>& x, const Norm& norm, const Conv& conv, const Maps<const T>& maps,
+    const float* source, const float* c, const float* e, const float* mean, bool grows, float* to, const Gradients& result, int threads) {
+    const bool pairs = PAIRED<T> && x.channels % 2 == 0 && maps.channels % 2 == 0 && shape.width % 2 == 0;
+    (pairs ? spatial_backward<PAIRED<T>, T> : spatial_backward<false, T>)(
+        shape, x, norm, conv, maps, source, c, e, mean, grows, to, result, threads);
+}

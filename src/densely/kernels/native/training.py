@@ -1,0 +1,119 @@
+"""A dense block's training step in two calls, all layers forward and all back, where no layer needs Python in between.
+
+`forward.py` and `backward.py` do the same layer by layer, for every engine, and say what is done. Here the loops do as
+well what stands between two passes over the pixels: operations on some hundred numbers, which PyTorch's operators take
+longer to begin than to do. For DenseNet-BC-100-12 that is 40 ms of a step.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from densely.kernels import dropout
+from densely.kernels.native.library import call, slab
+from densely.kernels.plan import LayerParameters, Plan
+
+
+def can_be_whole(plan: Plan, layers: Sequence[LayerParameters]) -> bool:
+    """Whether all goes by this process's batch, on parameters and moving statistics as the loops take them."""
+    return (
+        plan.engine == "native"
+        and plan.replicas is None
+        and all(plan.by_batch(index, which) for index in range(plan.depth) for which in (1, 2))
+        and all(
+            t is None or (t.dtype == torch.float32 and t.is_contiguous())
+            for layer, running in zip(layers, plan.statistics, strict=True)
+            for t in (*layer, *running[:4])
+        )
+    )
+
+
+class _Kept(NamedTuple):
+    """What the way back needs; as `source/block.h` lays it out."""
+
+    maps: torch.Tensor
+    numbers: torch.Tensor
+    inner: torch.Tensor | None
+    inner_numbers: torch.Tensor | None
+    masks: torch.Tensor | None
+
+
+class WholeBlock(torch.autograd.Function):
+    """As `dense_block._DenseBlock`, and called alike."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, plan: Plan, *parameters: torch.Tensor | None) -> torch.Tensor:
+        """The block's output, from x, the plan and all layers' parameters in a row."""
+        kept = _room(plan)
+        keys = None
+        if plan.rate:
+            keys = torch.empty(2 * plan.masks, dtype=torch.int64).random_(0, 1 << 32, generator=plan.generator)
+        output = plan.empty((plan.images, *plan.size, plan.width))
+        call("block_forward", plan.dtype, *_sizes(plan), _pointers(plan, parameters), plan.factor, kept.masks,
+             *_rooms(plan), keys, dropout.threshold(plan.rate), float(plan.epsilon), float(plan.momentum), x.contiguous(),
+             *kept[:4], output)  # fmt: skip
+        ctx.plan = plan
+        ctx.save_for_backward(*kept, *parameters)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of x and the parameters."""
+        plan: Plan = ctx.plan
+        fields = len(_Kept._fields)
+        kept, parameters = _Kept(*ctx.saved_tensors[:fields]), ctx.saved_tensors[fields:]
+        for_x, _, *wanted = ctx.needs_input_grad
+        # Below the first layer that anybody asks about there is nothing to do.
+        lowest = 0 if for_x else wanted.index(True) // len(LayerParameters._fields)
+        found = [None if p is None else torch.empty(p.shape) for p in parameters]
+        x_gradient = plan.empty((plan.images, *plan.size, plan.start)) if for_x else None
+        room = plan.empty(kept.maps.shape, plan.sums)
+        inner_room = None if kept.inner is None else plan.empty(kept.inner.shape[1:], plan.sums)
+        call("block_backward", plan.dtype, *_sizes(plan), _pointers(plan, parameters), plan.factor, kept.masks,
+             *_rooms(plan), *kept[:4], gradient.contiguous(), room, inner_room, _addresses(found), lowest, x_gradient)  # fmt: skip
+        return x_gradient, None, *(g if asked else None for g, asked in zip(found, wanted, strict=True))
+
+
+def _room(plan: Plan) -> _Kept:
+    width = slab(plan.dtype)
+    inner = inner_numbers = masks = None
+    if plan.bottleneck:
+        inner = plan.empty((plan.depth, -(-plan.bottleneck // width), plan.pixels, width))
+        inner_numbers = torch.empty(3, plan.depth, plan.bottleneck)
+    if plan.rate:
+        masks = plan.empty((plan.depth * sum(_rooms(plan)),), torch.uint8)
+    # Nobody normalises the last layer's maps: what would be sent back to them is nothing, times their numbers.
+    numbers = torch.zeros(3, plan.width)
+    return _Kept(plan.empty((-(-plan.width // width), plan.pixels, width)), numbers, inner, inner_numbers, masks)
+
+
+def _rooms(plan: Plan) -> tuple[int, int]:
+    """Bytes for a mask of bits of a layer's bottleneck maps, and of its new maps."""
+
+    def room(channels: int) -> int:
+        return (plan.pixels * channels // 8 + 9 + 63) // 64 * 64 if channels else 0
+
+    return room(plan.bottleneck), room(plan.growth)
+
+
+def _sizes(plan: Plan) -> tuple[int, ...]:
+    return plan.images, *plan.size, plan.start, plan.growth, plan.bottleneck, plan.depth
+
+
+def _pointers(plan: Plan, parameters: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Of each layer's parameters and moving statistics."""
+    fields = len(LayerParameters._fields)
+    return _addresses(
+        [
+            tensor
+            for index, running in enumerate(plan.statistics)
+            for tensor in (*parameters[index * fields : (index + 1) * fields], *running[:4])
+        ]
+    )
+
+
+def _addresses(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    return torch.tensor([0 if t is None else t.data_ptr() for t in tensors])

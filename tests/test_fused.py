@@ -155,6 +155,8 @@ def float64():
 @pytest.mark.usefixtures("float64")
 def test_trains_like_the_reference_path_through_fit(tmp_path: Path) -> None:
     """Five steps of fit, two blocks and a transition, weights moved from one to the other by a file."""
+    # Some of Keras's numbers pass through float32: that tips a ReLU once in a hundred beginnings.
+    keras.utils.set_random_seed(0)
     network = NetworkSpec(depth=12, blocks=2, growth_rate=4, bottleneck=True, compression=0.5, input_shape=(8, 8, 2))
     ours, reference = build(network), build(network, fused=False)
     ours.save_weights(tmp_path / "start.weights.h5")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from densely.kernels import native
+
 
 def batch_norm(
     x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float
@@ -22,10 +24,12 @@ def batch_norm(
         epsilon: added to the variance.
 
     Returns:
-        The result, (…, C) in γ's dtype, and the batch's mean and biased variance, (C,), which send no gradient back.
+        The result, (…, C) in x's dtype, and the batch's mean and biased variance, (C,), which send no gradient back.
     """
     with torch.autocast(x.device.type, enabled=False):
-        y, mean, variance = _BatchNorm.apply(x, gamma, beta, epsilon)  # type: ignore[no-untyped-call]
+        by_loops = native.usable(x) and gamma.dtype == beta.dtype == torch.float32
+        function = native.NativeBatchNorm if by_loops else _BatchNorm
+        y, mean, variance = function.apply(x, gamma, beta, epsilon)  # type: ignore[no-untyped-call]
     return y, mean, variance
 
 
@@ -42,13 +46,13 @@ class _BatchNorm(torch.autograd.Function):
         ctx.dtype = x.dtype
         ctx.mark_non_differentiable(mean, variance)
         torch.addcmul(beta, off, rstd * gamma, out=result)
-        return result.view(x.shape), mean, variance
+        return result.view(x.shape).to(x.dtype), mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
         off, rstd, gamma = ctx.saved_tensors
-        g = gradient.reshape(off.shape)
+        g = gradient.reshape(off.shape).to(off.dtype)
         beta_sum = g.sum(0)
         back = g * off  # as above
         gamma_sum = back.sum(0) * rstd

@@ -50,10 +50,13 @@ class CoupledSGD(keras.optimizers.SGD):
         return layer * self.beta_factor if variable.name == "beta" else layer
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        if self.beta_factor == 1.0 and not self.layer_rates:  # to ask 300 variables takes a millisecond of a step
+            return self._move(grads, trainable_variables, learning_rate)
         factors = [self.factor(v) for v in trainable_variables]
         for factor in dict.fromkeys(factors):  # all variables of a rate at once
             alike = [(g, v) for g, v, f in zip(grads, trainable_variables, factors, strict=True) if f == factor]
             self._move([g for g, _ in alike], [v for _, v in alike], learning_rate * factor)
+        return None
 
     def _move(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if keras.backend.backend() == "torch":
@@ -66,30 +69,21 @@ class CoupledSGD(keras.optimizers.SGD):
             super()._backend_update_step(decayed, trainable_variables, learning_rate)
 
     def _update_all_at_once(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        # A subclass of SGD does not get Keras's multi-tensor path on torch; one update a parameter, 300 parameters
-        # a network, would cost more than the whole backward pass of a small one.
-        import torch
+        from densely.kernels import sgd
 
-        with torch.no_grad():
-            weights = [v.value for v in trainable_variables]
-            if self.coupled_decay:
-                grads = torch._foreach_add(grads, weights, alpha=self.coupled_decay)
-            if weights[0].device.type in _READ_AT_ONCE:
-                minus_rate = -float(learning_rate)
-            else:
-                # A number read back would have the device waited for, and be the same in every replay of a graph.
-                grads, minus_rate = torch._foreach_mul(grads, -keras.ops.convert_to_tensor(learning_rate)), 1.0
-            if not self.momentum:
-                torch._foreach_add_(weights, grads, alpha=minus_rate)
-                return
+        on_host = trainable_variables[0].value.device.type in _READ_AT_ONCE
+        velocity = None
+        if self.momentum:
             velocity = [self.momentums[self._get_variable_index(v)].value for v in trainable_variables]
-            torch._foreach_mul_(velocity, self.momentum)
-            torch._foreach_add_(velocity, grads, alpha=minus_rate)
-            if self.nesterov:
-                torch._foreach_add_(weights, grads, alpha=minus_rate)
-                torch._foreach_add_(weights, velocity, alpha=self.momentum)
-            else:
-                torch._foreach_add_(weights, velocity)
+        sgd.update(
+            [v.value for v in trainable_variables],
+            grads,
+            velocity,
+            rate=float(learning_rate) if on_host else keras.ops.convert_to_tensor(learning_rate),
+            momentum=self.momentum,
+            decay=self.coupled_decay,
+            nesterov=self.nesterov,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this optimizer again."""
@@ -138,7 +132,8 @@ class Muon(CoupledSGD):
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         kernels, others = _parted(grads, trainable_variables, lambda v: len(v.shape) == 4)
-        super()._backend_update_step(*others, learning_rate)
+        if others[1]:
+            super()._backend_update_step(*others, learning_rate)
         for gradient, kernel in zip(*kernels, strict=True):
             self._turn(gradient, kernel, learning_rate * self.factor(kernel))
 

@@ -4,8 +4,10 @@
 call it. Results depend on shapes alone, never on the number of threads, which is PyTorch's (`torch.set_num_threads`).
 """
 
+from densely.kernels.native.batch_norm import NativeBatchNorm
 from densely.kernels.native.block import NativeEngine
 from densely.kernels.native.library import usable
+from densely.kernels.native.sgd import sgd, takes
 from densely.kernels.native.transition import NativeTransition
 
-__all__ = ["NativeEngine", "NativeTransition", "usable"]
+__all__ = ["NativeBatchNorm", "NativeEngine", "NativeTransition", "sgd", "takes", "usable"]

@@ -54,6 +54,11 @@ def slab(dtype: torch.dtype) -> int:
     return int(library.densely_slab())
 
 
+def in_use() -> torch.dtype | None:
+    """The dtype of loops that have been called: what reads no maps can be done by those of either."""
+    return next((dtype for _, dtype in _functions if why_not(dtype) is None), None)
+
+
 def must_build(dtype: torch.dtype) -> bool:
     """Whether the compiler will have to run when the loops of a dtype are first wanted."""
     compiler = _compiler()

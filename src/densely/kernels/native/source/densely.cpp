@@ -1,7 +1,9 @@
 // What Python calls. Maps are float or bfloat16, as the macro MAPS says; all else is float. Sizes count elements.
 // Maps that a block has to itself lie in slabs (maps.h); `first` is the first channel that is meant.
 
+#include "batch_norm.h"
 #include "block.h"
+#include "sgd.h"
 #include "transition.h"
 
 extern "C" {
@@ -10,6 +12,11 @@ long densely_slab() { return SLAB; }
 
 void densely_draw(long elements, long key0, long key1, long dropped, uint8_t* bits, int threads) {
     draw(elements, uint32_t(key0), uint32_t(key1), int(dropped), bits, threads);
+}
+
+void densely_sgd(
+    long count, const Parameter* parameters, float rate, float momentum, float decay, long nesterov, int threads) {
+    sgd(parameters, count, rate, momentum, decay, nesterov, threads);
 }
 
 void densely_take_in(long rows, long channels, const MAPS* x, MAPS* to, float* mean, float* variance, int threads) {
@@ -34,6 +41,18 @@ void densely_complete_rows(
     long rows, long channels, const MAPS* maps, const float* source, const float* c, const float* e, const float* mean, MAPS* to,
     int threads) {
     complete<true>(rows, channels, maps, source, c, e, mean, to, threads);
+}
+
+void densely_batch_norm_forward(
+    long rows, long channels, const MAPS* x, const float* gamma, const float* beta, const float* mean, const float* rstd, MAPS* y,
+    int threads) {
+    batch_norm_forward<MAPS>(rows, x, {gamma, beta, mean, rstd, channels}, y, threads);
+}
+
+void densely_batch_norm_backward(
+    long rows, long channels, const MAPS* x, const float* gamma, const float* beta, const float* mean, const float* rstd,
+    const MAPS* dy, float* gamma_gradient, float* beta_gradient, MAPS* dx, int threads) {
+    batch_norm_backward<MAPS>(rows, x, {gamma, beta, mean, rstd, channels}, dy, gamma_gradient, beta_gradient, dx, threads);
 }
 
 void densely_pointwise_forward(

@@ -1,16 +1,14 @@
 """One step of SGD for all parameters of a network at once, in place."""
 
-from collections.abc import Sequence
-
 import torch
 
 from densely.kernels import native
 
 
 def update(
-    weights: Sequence[torch.Tensor],
-    gradients: Sequence[torch.Tensor],
-    velocity: Sequence[torch.Tensor] | None,
+    weights: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    velocity: list[torch.Tensor] | None,
     *,
     rate: float | torch.Tensor,
     momentum: float = 0.0,
@@ -35,10 +33,10 @@ def update(
         # All tensors in few operations: one after the other, 300 a network, would cost more than the whole backward
         # pass of a small one.
         if decay:
-            gradients = torch._foreach_add(gradients, weights, alpha=decay)
+            gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
         if isinstance(rate, torch.Tensor):
             # A number read back would have the device waited for, and be the same in every replay of a graph.
-            gradients, minus_rate = torch._foreach_mul(gradients, -rate), 1.0
+            gradients, minus_rate = list(torch._foreach_mul(gradients, -rate)), 1.0
         else:
             minus_rate = -rate
         if velocity is None:

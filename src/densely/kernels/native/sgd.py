@@ -26,7 +26,7 @@ def sgd(
     """As `densely.kernels.sgd.update`, on tensors that it `takes`."""
     dtype = in_use()
     assert dtype is not None
-    moving = velocity or [None] * len(weights)
+    moving: Sequence[torch.Tensor | None] = velocity or [None] * len(weights)
     table = [
         (w.data_ptr(), g.data_ptr(), 0 if v is None else v.data_ptr(), w.numel())
         for w, g, v in zip(weights, gradients, moving, strict=True)

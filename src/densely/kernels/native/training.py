@@ -52,8 +52,8 @@ class WholeBlock(torch.autograd.Function):
             keys = torch.empty(2 * plan.masks, dtype=torch.int64).random_(0, 1 << 32, generator=plan.generator)
         output = plan.empty((plan.images, *plan.size, plan.width))
         call("block_forward", plan.dtype, *_sizes(plan), _pointers(plan, parameters), plan.factor, kept.masks,
-             *_rooms(plan), keys, dropout.threshold(plan.rate), float(plan.epsilon), float(plan.momentum), x.contiguous(),
-             *kept[:4], output)  # fmt: skip
+             *_rooms(plan), keys, dropout.threshold(plan.rate), float(plan.epsilon), float(plan.momentum),
+             x.contiguous(), *kept[:4], output)  # fmt: skip
         ctx.plan = plan
         ctx.save_for_backward(*kept, *parameters)
         return output
@@ -73,7 +73,8 @@ class WholeBlock(torch.autograd.Function):
         room = plan.empty(kept.maps.shape, plan.sums)
         inner_room = None if kept.inner is None else plan.empty(kept.inner.shape[1:], plan.sums)
         call("block_backward", plan.dtype, *_sizes(plan), _pointers(plan, parameters), plan.factor, kept.masks,
-             *_rooms(plan), *kept[:4], gradient.contiguous(), room, inner_room, _addresses(found), lowest, x_gradient)  # fmt: skip
+             *_rooms(plan), *kept[:4], gradient.contiguous(), room, inner_room, _addresses(found), lowest,
+             x_gradient)  # fmt: skip
         return x_gradient, None, *(g if asked else None for g, asked in zip(found, wanted, strict=True))
 
 

@@ -24,7 +24,7 @@ void batch_norm_backward(
     const long channels = norm.channels, chunk = chunk_rows(channels), tasks = (rows + chunk - 1) / chunk;
     const Channels mean(channels, [&](long c) { return norm.mean[c]; }), rstd(channels, [&](long c) { return norm.rstd[c]; });
     const long gap = slabs(channels) * SLAB;
-    std::vector<float> sums(tasks * 2 * gap);  // of a task's rows, then in double
+    Floats sums(tasks * 2 * gap);  // of a task's rows, then in double
     for_chunks(rows, channels, threads, [&](long first, long count) {
         float* own = sums.data() + first / chunk * 2 * gap;
         for (long c = 0; c < channels; c += LANES) {

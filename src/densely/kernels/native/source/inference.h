@@ -13,10 +13,10 @@ struct Given {
 
 // A layer made ready: the second normalisation, with a bottleneck, goes into the first kernel.
 class Asked {
-    std::vector<float> rstd1, folded, folded_bias;
+    Floats rstd1, folded, folded_bias;
 
-    static std::vector<float> rstd(const float* variance, long channels, float epsilon) {
-        std::vector<float> found(channels);
+    static Floats rstd(const float* variance, long channels, float epsilon) {
+        Floats found(channels);
         for (long c = 0; c < channels; c++) found[c] = 1.0f / std::sqrt(variance[c] + epsilon);
         return found;
     }
@@ -24,11 +24,11 @@ class Asked {
     static Conv last(const Given& g, bool bottleneck) {
         return bottleneck ? Conv{g.kernel2, g.bias2, 1.0f, nullptr} : Conv{g.kernel1, g.bias1, 1.0f, nullptr};
     }
-    static Packed fold(const Given& g, long in, long width, float epsilon, std::vector<float>& kernel, std::vector<float>& bias) {
+    static Packed fold(const Given& g, long in, long width, float epsilon, Floats& kernel, Floats& bias) {
         kernel.resize(in * width);
         bias.resize(width);
         if (!width) return Packed(0, 0);
-        const std::vector<float> r = rstd(g.variance2, width, epsilon);
+        const Floats r = rstd(g.variance2, width, epsilon);
         for (long c = 0; c < in; c++)
             for (long o = 0; o < width; o++) kernel[c * width + o] = g.kernel1[c * width + o] * (g.gamma2[o] * r[o]);
         for (long o = 0; o < width; o++) bias[o] = g.beta2[o] + ((g.bias1 ? g.bias1[o] : 0.0f) - g.mean2[o]) * (g.gamma2[o] * r[o]);

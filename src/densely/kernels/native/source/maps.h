@@ -6,6 +6,7 @@
 
 #pragma once
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "vectors.h"
@@ -104,6 +105,54 @@ class Scratch {
     }
 };
 
+// What a large vector of one call leaves, and one of the very same size in the next takes up, for the same reason. A network's
+// sizes are the same in every step.
+template <class T>
+class Reused {
+    static constexpr size_t LEAST = 1 << 15, MOST = 1 << 24;  // elements that one has, that lie idle in all
+    struct Idle {
+        std::vector<std::pair<T*, size_t>> blocks;  // the one left last at the end
+        size_t elements = 0;
+        void drop(size_t at) {
+            elements -= blocks[at].second;
+            blocks.erase(blocks.begin() + at);
+        }
+        ~Idle() {
+            for (const auto& block : blocks) ::operator delete(block.first);
+        }
+    };
+    static Idle& idle() {
+        static thread_local Idle kept;
+        return kept;
+    }
+
+   public:
+    using value_type = T;
+    bool operator==(const Reused&) const = default;
+
+    T* allocate(size_t count) {
+        const auto& blocks = idle().blocks;
+        for (size_t at = blocks.size(); at-- > 0;)
+            if (blocks[at].second == count) {
+                T* found = blocks[at].first;
+                idle().drop(at);
+                return found;
+            }
+        return static_cast<T*>(::operator new(count * sizeof(T)));
+    }
+    void deallocate(T* data, size_t count) {
+        if (count < LEAST || count > MOST) return ::operator delete(data);
+        while (idle().elements + count > MOST) {
+            ::operator delete(idle().blocks.front().first);
+            idle().drop(0);
+        }
+        idle().blocks.emplace_back(data, count);
+        idle().elements += count;
+    }
+};
+
+using Floats = std::vector<float, Reused<float>>;
+
 // Gradients are summed in segments of consecutive tasks, each with sums of its own, added up in order at the end.
 class Segments {
     long tasks;
@@ -144,7 +193,7 @@ struct Gradients {
 // Mean and biased variance a channel, from each task's own, merged in order.
 struct Moments {
     long tasks, channels;
-    std::vector<float> means, squares;
+    Floats means, squares;
     std::vector<long> rows;
 
     Moments(long tasks, long channels)

@@ -78,7 +78,7 @@ inline void for_slabs(long columns, F body) {
 
 // A matrix whose columns lie together by panel: what B is read from. Columns that fill a vector are zero.
 class Packed {
-    std::vector<float> data;
+    Floats data;
     long terms, vectors;
 
     static long first(long vector) { return vector / TILE_VECTORS * TILE_VECTORS; }

@@ -52,7 +52,7 @@ inline Packed packed_pairs(const Conv& conv, long in, long out) {
 
 // Term (t, i), column (dx, o) of a kernel (3, 3, in, out), t a turned row of taps.
 inline Packed packed_taps(const Conv& conv, long in, long out) {
-    const std::vector<float> turned = turned_taps(conv.kernel, 3 * in * out, false);
+    const Floats turned = turned_taps(conv.kernel, 3 * in * out, false);
     Packed packed(4 * in, 3 * out);
     for (long t = 0; t < 4; t++)
         for (long dx = 0; dx < 3; dx++)

@@ -16,7 +16,7 @@ inline Packed packed_pairs_backward(const Conv& conv, long in, long out) {
 
 // Term (t, dx, o), column i: what comes back from the pixels around one, so that the taps are read from the other end.
 inline Packed packed_taps_backward(const Conv& conv, long in, long out) {
-    const std::vector<float> turned = turned_taps(conv.kernel, 3 * in * out, true);
+    const Floats turned = turned_taps(conv.kernel, 3 * in * out, true);
     Packed packed(12 * out, in);
     for (long t = 0; t < 4; t++)
         for (long dx = 0; dx < 3; dx++)
@@ -77,7 +77,7 @@ void spatial_backward(
     const long together = bands.together, pairs = together > 1 ? (H + 1) / 2 : std::max<long>(at_once / W / 2, 1);  // of rows
     const long group = 2 * pairs, d_at = (PAIRS ? 3 : 4) * taps * in_stride, bias_at = d_at + 2 * in_stride, floats = bias_at + out_stride;
     const Segments segments(bands.tasks, floats);
-    std::vector<float> kernel_sums(d_at);
+    Floats kernel_sums(d_at);
 #pragma omp parallel num_threads(threads)
     {
         // Of an image, or a band: rows, with those around it; terms of what comes in; floats of what one side of the kernel's

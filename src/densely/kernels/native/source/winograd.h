@@ -46,9 +46,9 @@ inline void halves(float* to, long gap, const float* a, long floats) {
 }
 
 // A kernel (3, taps) turned, (4, taps); from the last row of taps to the first if it is wanted upside down.
-inline std::vector<float> turned_taps(const float* kernel, long taps, bool upside_down) {
+inline Floats turned_taps(const float* kernel, long taps, bool upside_down) {
     const float *g0 = kernel + (upside_down ? 2 * taps : 0), *g1 = kernel + taps, *g2 = kernel + (upside_down ? 0 : 2 * taps);
-    std::vector<float> turned(4 * taps);
+    Floats turned(4 * taps);
     for (long i = 0; i < taps; i++) {
         turned[i] = (g0[i] + g1[i] + g2[i]) / 2;
         turned[taps + i] = (g0[i] - g1[i] + g2[i]) / 2;

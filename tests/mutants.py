@@ -20,6 +20,7 @@ HOME = Path(__file__).parents[1]
 
 _BLOCK = ("kernels/test_dense_block.py", "kernels/test_dropout.py")
 _NATIVE = ("kernels/test_native.py",)
+_SGD = ("kernels/test_sgd.py", "training/test_optimizers.py")
 _TRANSITION = ("kernels/test_transition.py",)
 
 #: Which tests are to notice: for every source the fast ones that are about it. Sources with the same run together.
@@ -42,8 +43,12 @@ TESTS: Mapping[str, Sequence[str]] = {
     "kernels/operators/products.py": _BLOCK,
     "kernels/operators/rows.py": ("kernels/operators/test_rows.py",),
     "kernels/operators/statistics.py": _BLOCK,
+    "kernels/native/batch_norm.py": ("kernels/test_batch_norm.py",),
     "kernels/native/block.py": _NATIVE,
+    "kernels/native/sgd.py": _SGD,
+    "kernels/native/training.py": _NATIVE,
     "kernels/native/transition.py": _NATIVE,
+    "kernels/sgd.py": _SGD,
     "kernels/transition.py": _TRANSITION,
     "kernels/operators/transition.py": _TRANSITION,
 }

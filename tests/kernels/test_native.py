@@ -2,6 +2,7 @@
 
 import copy
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,24 +29,56 @@ shapes = few | many_small
 
 @given(
     st.integers(1, 4), st.integers(1, 60), st.integers(1, 30), st.sampled_from([0, 1, 24, 50]), shapes,
-    st.booleans(), st.booleans(), st.sampled_from([0.0, 0.2, 0.7]), st.booleans(), st.integers(0, 99),
+    st.booleans(), st.booleans(), st.sampled_from([0.0, 0.2, 0.7]),
+    st.sampled_from([(False, False), (True, False), (False, True)]), st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
-@example(2, 5, 4, 0, (1, 2, 128), False, True, 0.0, False, 0)  # more bands than pairs of rows, if that were possible
-@example(2, 5, 4, 8, (4, 4, 150), False, True, 0.0, False, 0)
+@settings(max_examples=80, deadline=None)
+@example(
+    2, 5, 4, 0, (1, 2, 128), False, True, 0.0, (False, False), 0
+)  # more bands than pairs of rows, if that could be
+@example(2, 5, 4, 8, (4, 4, 150), False, True, 0.0, (False, False), 0)
 def test_blocks_are_the_operators_in_float64(
     depth, start, growth, bottleneck, shape, bias, training, rate, frozen, seed
 ):
     """With dropout: both engines draw the same masks."""
     net, x = make(depth, start, growth, bottleneck, torch.float32, shape, seed, bias=bias, rate=rate)
     net.train(training)
-    options = {"seed": seed, "frozen": [(frozen, not frozen)] * depth}
+    options = {"seed": seed, "frozen": [frozen] * depth}
     gradient = torch.randn(*shape, start + depth * growth)
     ours = everything_ours(net, x, gradient, **options)
     exact = everything_ours(net.double(), x.double(), gradient.double(), **options)
     largest = max(t.norm().item() for t in exact.values())
     for name, truth in exact.items():
         assert_near(ours[name], truth, 3e-3 if "." in name or name == "x" else 1e-5, floor=0.3 * largest)
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 60), st.integers(1, 30), st.sampled_from([0, 1, 24, 50]), shapes,
+    st.booleans(), st.sampled_from([0.0, 0.2]), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 4),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_in_one_go_a_block_is_its_layers(depth, start, growth, bottleneck, shape, bias, rate, dtype, frozen):
+    """Also where x and the first layers want no gradients."""
+    net, x = make(depth, start, growth, bottleneck, torch.float32, shape, bias=bias, rate=rate)
+    x, gradient = x.to(dtype), torch.randn(*shape, start + depth * growth).to(dtype)
+    found = []
+    for whole in (True, False):
+        block_, x_ = copy.deepcopy(net).train(), x.clone().requires_grad_(not frozen)
+        for layer in block_.layers[: min(frozen, depth - 1)]:
+            layer.requires_grad_(False)
+        with pytest.MonkeyPatch.context() as patch:
+            if not whole:
+                patch.setattr(sys.modules["densely.kernels.dense_block"], "can_be_whole", lambda *_: False)
+            output, statistics = run_ours(block_, x_, seed=3, momentum=0.7, epsilon=0.01)
+            assert ("WholeBlock" in type(output.grad_fn).__name__) == whole
+            output.backward(gradient)
+        moved = [t for s in statistics for t in s if torch.is_tensor(t)]
+        found.append([output, x_.grad, *(p.grad for p in block_.parameters()), *moved])
+    largest = max(t.float().norm().item() for t in found[0] if t is not None)
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_near(one, other, 1e-6 if dtype == torch.float32 else 1e-3, floor=0.1 * largest)
 
 
 @given(

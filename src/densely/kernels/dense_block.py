@@ -85,7 +85,7 @@ def dense_block(
     parameters = [tensor for layer in layers for tensor in layer]
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
-            function = WholeBlock if can_be_whole(plan, layers) else _DenseBlock
+            function = WholeBlock if can_be_whole(plan) else _DenseBlock
             output: torch.Tensor = function.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
             return output
         with torch.no_grad():

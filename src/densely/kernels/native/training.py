@@ -13,20 +13,18 @@ from torch.autograd.function import once_differentiable
 
 from densely.kernels import dropout
 from densely.kernels.native.library import call, slab
+from densely.kernels.normalisation import plain
 from densely.kernels.plan import LayerParameters, Plan
 
 
-def can_be_whole(plan: Plan, layers: Sequence[LayerParameters]) -> bool:
-    """Whether all goes by this process's batch, on parameters and moving statistics as the loops take them."""
+def can_be_whole(plan: Plan) -> bool:
+    """Whether all goes by this process's batch, and the loops can move the moving statistics."""
+    norms = (1, 2) if plan.bottleneck else (1,)
     return (
         plan.engine == "native"
         and plan.replicas is None
-        and all(plan.by_batch(index, which) for index in range(plan.depth) for which in (1, 2))
-        and all(
-            t is None or (t.dtype == torch.float32 and t.is_contiguous())
-            for layer, running in zip(layers, plan.statistics, strict=True)
-            for t in (*layer, *running[:4])
-        )
+        and all(plan.by_batch(index, norm) for index in range(plan.depth) for norm in norms)
+        and all(t is None or plain(t, torch.float32) is t for running in plan.statistics for t in running[:4])
     )
 
 
@@ -51,7 +49,8 @@ class WholeBlock(torch.autograd.Function):
         if plan.rate:
             keys = torch.empty(2 * plan.masks, dtype=torch.int64).random_(0, 1 << 32, generator=plan.generator)
         output = plan.empty((plan.images, *plan.size, plan.width))
-        call("block_forward", plan.dtype, *_sizes(plan), _pointers(plan, parameters), plan.factor, kept.masks,
+        given = _given(plan, parameters)
+        call("block_forward", plan.dtype, *_sizes(plan), _addresses(given), plan.factor, kept.masks,
              *_rooms(plan), keys, dropout.threshold(plan.rate), float(plan.epsilon), float(plan.momentum),
              x.contiguous(), *kept[:4], output)  # fmt: skip
         ctx.plan = plan
@@ -72,10 +71,15 @@ class WholeBlock(torch.autograd.Function):
         x_gradient = plan.empty((plan.images, *plan.size, plan.start)) if for_x else None
         room = plan.empty(kept.maps.shape, plan.sums)
         inner_room = None if kept.inner is None else plan.empty(kept.inner.shape[1:], plan.sums)
-        call("block_backward", plan.dtype, *_sizes(plan), _pointers(plan, parameters), plan.factor, kept.masks,
+        given = _given(plan, parameters)
+        call("block_backward", plan.dtype, *_sizes(plan), _addresses(given), plan.factor, kept.masks,
              *_rooms(plan), *kept[:4], gradient.contiguous(), room, inner_room, _addresses(found), lowest,
              x_gradient)  # fmt: skip
-        return x_gradient, None, *(g if asked else None for g, asked in zip(found, wanted, strict=True))
+        gradients = (
+            g.to(p.dtype) if asked and g is not None and p is not None else None
+            for g, p, asked in zip(found, parameters, wanted, strict=True)
+        )
+        return x_gradient, None, *gradients
 
 
 def _room(plan: Plan) -> _Kept:
@@ -104,16 +108,14 @@ def _sizes(plan: Plan) -> tuple[int, ...]:
     return plan.images, *plan.size, plan.start, plan.growth, plan.bottleneck, plan.depth
 
 
-def _pointers(plan: Plan, parameters: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """Of each layer's parameters and moving statistics."""
+def _given(plan: Plan, parameters: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Each layer's parameters and moving statistics, as the loops take them."""
     fields = len(LayerParameters._fields)
-    return _addresses(
-        [
-            tensor
-            for index, running in enumerate(plan.statistics)
-            for tensor in (*parameters[index * fields : (index + 1) * fields], *running[:4])
-        ]
-    )
+    return [
+        None if t is None else plain(t, torch.float32)
+        for index, running in enumerate(plan.statistics)
+        for t in (*parameters[index * fields : (index + 1) * fields], *running[:4])
+    ]
 
 
 def _addresses(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:

@@ -90,6 +90,87 @@ void spatial_backward(
         Term<PAIRS>* all_made = reinterpret_cast<Term<PAIRS>*>(scratch.take(together * image_made + SLAB));
         float* side = scratch.take((PAIRS ? 1 : 4) * sides + LANES);
         float *panel = scratch.take(2 * W * SLAB), *panel_below = panel + W * SLAB;
+        // Rows of an image as they come in, those of a band from the second on; each of its own rows is in one band's bias.
+        const auto take_rows = [&](Term<PAIRS>* made, float* made_beside, long top, long first, long last, long begin, long below, float* bias) {
+            for (long r = begin; r < below; r++) {
+                const long place = (top + r) * W;
+                maps.runs([&](const T* from, long channel, long many) {
+                    (bits ? complete_row<true, Term<PAIRS>, T> : complete_row<false, Term<PAIRS>, T>)(
+                        made + (r - first + 1) * around + out + channel, out, W, many, sources.data + (from - maps.data) + place * SLAB,
+                        from + place * SLAB, cs, es, means, channel, bits, place * out + channel, r >= first && r < last ? bias : nullptr);
+                });
+                if constexpr (PAIRS) {
+                    float* pair = made_beside + (r - first + 1) * beside;
+                    pair_pixels(pair, made + (r - first + 1) * around, W, out);
+                    std::fill(pair + beside, pair + beside + LANES, 0.0f);  // it ran over
+                }
+            }
+        };
+        // `rows` rows of x, from pixel `at` on, get their gradient from the rows that came in around them; `turned`, `own` and `of_two`
+        // are their places in what the kernel's gradient is made of.
+        const auto send_back = [&](const Term<PAIRS>* made, long at, long rows, float* turned, float* own, float* of_two, float* d_sums, const auto& fetch_next) {
+            const auto finish = [&]<int HALVES>(float* d, long s, long pixel) {
+                masked.template slab<HALVES>(d, x.slab(s, pixel), places.slab(s, pixel), W, s * SLAB, d_sums);
+            };
+            if constexpr (PAIRS) {
+                for (long r = 0; r < rows; r++)
+                    for_slabs(in, [&]<int HALVES>(long s) {
+                        const Left a{reinterpret_cast<const float*>(made + r * around), out / 2, 3 * taps / 2, taps / 2, around / 2, false};
+                        product<HALVES, true>(a, W, weights.template slab<HALVES>(s), nullptr, panel, SLAB, fetch_next);
+                        finish.template operator()<HALVES>(panel, s, at + r * W);
+                    });
+                return;
+            }
+            const long twos = (rows + 1) / 2;
+            for (long pair = 0; pair < twos; pair++) {
+                const Term<PAIRS>* d = made + 2 * pair * around;
+                if constexpr (!PAIRS) turn_rows(turned + pair * around, sides, d, d + around, d + 2 * around, d + 3 * around, around);
+            }
+            normalise(own, gap, x, at, rows * W, masked.affine);
+            for (long s = 0; s < in_slabs; s++) {
+                std::fill(own + s * gap + rows * W * SLAB, own + s * gap + 2 * twos * W * SLAB, 0.0f);
+                for (long pair = 0; pair < twos; pair++)
+                    halves(of_two + s * gap + pair * W * SLAB, half, own + s * gap + 2 * pair * W * SLAB, W * SLAB);
+            }
+            for (long pair = 0; pair < twos; pair++)
+                for_slabs(in, [&]<int HALVES>(long s) {
+                    const auto multiply_by = [&](long t, float* to, bool add) {
+                        const Left a{turned + t * sides + pair * around, out, taps, taps, 0, false};
+                        product<HALVES>(a, W, weights.template slab<HALVES>(s, t * taps), nullptr, to, SLAB, fetch_next, add);
+                    };
+                    multiply_by(0, panel, false);
+                    multiply_by(1, panel_below, false);
+                    sum_and_difference(panel, panel_below, W * SLAB);
+                    multiply_by(2, panel, true);
+                    finish.template operator()<HALVES>(panel, s, at + 2 * pair * W);
+                    if (2 * pair + 1 == rows) return;
+                    multiply_by(3, panel_below, true);
+                    finish.template operator()<HALVES>(panel_below, s, at + (2 * pair + 1) * W);
+                });
+        };
+        // The kernel's gradient from `rows` rows, from pixel `at` on, of each of a task's images, and what came in around them.
+        const auto add_kernels = [&](const float* came_in, long at, long images, long rows, float* sums) {
+            for_slabs(in, [&]<int HALVES>(long s) {
+                if constexpr (PAIRS) {
+                    normalise_row_pairs(activation, x.slab(s, at), images * rows * W, masked.affine, s * SLAB);
+                    for (long dy = 0; dy < 3; dy++)
+                        accumulate_outer<HALVES, true>(
+                            sums + dy * taps * in_stride + s * SLAB, in_stride, taps, came_in + dy * beside, image_side, taps, activation,
+                            rows * W / 2 * SLAB, images, rows * W / 2, SLAB);
+                } else {
+                    const float *own = activation + s * gap, *mean = means_of_two + s * gap;
+                    const auto add_up = [&](long t, const float* b, long b_outer) {
+                        accumulate_outer<HALVES>(
+                            sums + t * taps * in_stride + s * SLAB, in_stride, taps, came_in + t * sides, around, out, b, b_outer,
+                            images * ((rows + 1) / 2), W, SLAB);
+                    };
+                    add_up(0, mean, W * SLAB);
+                    add_up(1, mean + half, W * SLAB);
+                    add_up(2, own, 2 * W * SLAB);
+                    add_up(3, own + W * SLAB, 2 * W * SLAB);
+                }
+            });
+        };
 #pragma omp for schedule(dynamic, 1)
         for (long segment = 0; segment < segments.count; segment++) {
             float* sums = segments.begin(segment);
@@ -99,30 +180,17 @@ void spatial_backward(
                 std::fill(all_made, all_made + images * image_made, Term<PAIRS>{});
                 if (PAIRS) std::fill(side, side + images * image_side, 0.0f);
                 for (long row = first; row < last; row += group) {
-                    const long rows = std::min(group, last - row), twos = (rows + 1) / 2;
+                    const long rows = std::min(group, last - row), task_at = (bands.image(task) * H + row) * W;
                     for (long image = 0; image < images; image++) {
                         const long top = (bands.image(task) + image) * H, at = (top + row) * W;
                         const long begin = row == first ? std::max<long>(first - 1, 0) : row + 1, below = std::min(row + rows + 1, end);
                         Term<PAIRS>* made = all_made + image * image_made;
-                        for (long r = begin; r < below; r++) {
-                            const long place = (top + r) * W;
-                            float* bias = r >= first && r < last ? sums + bias_at : nullptr;
-                            maps.runs([&](const T* from, long channel, long many) {
-                                (bits ? complete_row<true, Term<PAIRS>, T> : complete_row<false, Term<PAIRS>, T>)(
-                                    made + (r - first + 1) * around + out + channel, out, W, many,
-                                    sources.data + (from - maps.data) + place * SLAB, from + place * SLAB, cs, es, means, channel, bits,
-                                    place * out + channel, bias);
-                            });
-                            if constexpr (PAIRS) {
-                                float* to = side + image * image_side + (r - first + 1) * beside;
-                                pair_pixels(to, made + (r - first + 1) * around, W, out);
-                                std::fill(to + beside, to + beside + LANES, 0.0f);  // it ran over
-                            }
-                        }
+                        float* own_side = side + image * image_side;
+                        take_rows(made, own_side, top, first, last, begin, below, sums + bias_at);
                         // The rows after these, of this image or the next.
                         const long left = std::clamp<long>(rows_of_all / W - top - row - rows, 0, rows) * W;
                         const long later = std::clamp<long>(rows_of_all / W - top - below, 0, rows) * W;
-                        const long steps = (PAIRS ? rows : 4 * twos) * tiles(W, in_slabs);
+                        const long steps = (PAIRS ? rows : 4 * ((rows + 1) / 2)) * tiles(W, in_slabs);
                         Ahead<const T> ahead_x(x, at + rows * W, left, steps), ahead_maps(maps, (top + below) * W, later, steps);
                         Ahead<const float> ahead_source(sources, (top + below) * W, later, steps);
                         Ahead<float, true> ahead_to(places, at + rows * W, left, steps);
@@ -132,68 +200,11 @@ void spatial_backward(
                             ahead_maps.step();
                             ahead_source.step();
                         };
-                        if constexpr (PAIRS) {
-                            for (long r = 0; r < rows; r++)
-                                for_slabs(in, [&]<int HALVES>(long s) {
-                                    const float* around_it = reinterpret_cast<const float*>(made + (row - first + r) * around);
-                                    const Left a{around_it, out / 2, 3 * taps / 2, taps / 2, around / 2, false};
-                                    product<HALVES, true>(a, W, weights.template slab<HALVES>(s), nullptr, panel, SLAB, fetch_next);
-                                    masked.template slab<HALVES>(
-                                        panel, x.slab(s, at + r * W), places.slab(s, at + r * W), W, s * SLAB, sums + d_at);
-                                });
-                        } else {
-                            float *own_turned = side + image * image_side, *own_activation = activation + image * group * W * SLAB;
-                            for (long pair = 0; pair < twos; pair++) {
-                                const Term<PAIRS>* d = made + (row - first + 2 * pair) * around;
-                                turn_rows(own_turned + pair * around, sides, d, d + around, d + 2 * around, d + 3 * around, around);
-                            }
-                            normalise(own_activation, gap, x, at, rows * W, masked.affine);
-                            for (long s = 0; s < in_slabs; s++) {
-                                float *own = own_activation + s * gap, *of_two = means_of_two + s * gap + image * pairs * W * SLAB;
-                                std::fill(own + rows * W * SLAB, own + 2 * twos * W * SLAB, 0.0f);
-                                for (long pair = 0; pair < twos; pair++)
-                                    halves(of_two + pair * W * SLAB, half, own + 2 * pair * W * SLAB, W * SLAB);
-                            }
-                            for (long pair = 0; pair < twos; pair++)
-                                for_slabs(in, [&]<int HALVES>(long s) {
-                                    const auto multiply_by = [&](long t, float* to, bool add) {
-                                        const Left a{own_turned + t * sides + pair * around, out, taps, taps, 0, false};
-                                        product<HALVES>(a, W, weights.template slab<HALVES>(s, t * taps), nullptr, to, SLAB, fetch_next, add);
-                                    };
-                                    multiply_by(0, panel, false);
-                                    multiply_by(1, panel_below, false);
-                                    sum_and_difference(panel, panel_below, W * SLAB);
-                                    multiply_by(2, panel, true);
-                                    const long upper = at + 2 * pair * W, lower = upper + W;
-                                    masked.template slab<HALVES>(panel, x.slab(s, upper), places.slab(s, upper), W, s * SLAB, sums + d_at);
-                                    if (2 * pair + 1 == rows) return;
-                                    multiply_by(3, panel_below, true);
-                                    masked.template slab<HALVES>(panel_below, x.slab(s, lower), places.slab(s, lower), W, s * SLAB, sums + d_at);
-                                });
-                        }
+                        send_back(
+                            made + (row - first) * around, at, rows, own_side, activation + image * group * W * SLAB,
+                            means_of_two + image * pairs * W * SLAB, sums + d_at, fetch_next);
                     }
-                    if constexpr (PAIRS) {
-                        for_slabs(in, [&]<int HALVES>(long s) {
-                            normalise_row_pairs(activation, x.slab(s, (bands.image(task) * H + row) * W), images * rows * W, masked.affine, s * SLAB);
-                            for (long dy = 0; dy < 3; dy++)
-                                accumulate_outer<HALVES, true>(
-                                    sums + dy * taps * in_stride + s * SLAB, in_stride, taps, side + (row - first + dy) * beside, image_side,
-                                    taps, activation, rows * W / 2 * SLAB, images, rows * W / 2, SLAB);
-                        });
-                    } else {
-                        for_slabs(in, [&]<int HALVES>(long s) {
-                            const float *own = activation + s * gap, *mean = means_of_two + s * gap;
-                            const auto add_up = [&](long t, const float* b, long b_outer) {
-                                accumulate_outer<HALVES>(
-                                    sums + t * taps * in_stride + s * SLAB, in_stride, taps, side + t * sides, around, out, b, b_outer,
-                                    images * twos, W, SLAB);
-                            };
-                            add_up(0, mean, W * SLAB);
-                            add_up(1, mean + half, W * SLAB);
-                            add_up(2, own, 2 * W * SLAB);
-                            add_up(3, own + W * SLAB, 2 * W * SLAB);
-                        });
-                    }
+                    add_kernels(PAIRS ? side + (row - first) * beside : side, task_at, images, rows, sums);
                 }
             }
         }

@@ -40,8 +40,8 @@ audit: .venv/dev         ## known weaknesses of the pinned versions, from the Py
 	$(BIN)/python -m pip install -q --disable-pip-version-check pip-audit
 	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
-bench: .venv/dev         ## whole training steps against their peers, about 6 minutes
-	$(BIN)/python benchmarks/train_step.py --rounds 3
+bench: .venv/dev         ## whole training steps against two peers, about 3 minutes
+	$(BIN)/python benchmarks/train_step.py --rounds 3 --steps 3 --contenders densely "textbook PyTorch" "Keras on torch"
 
 install: .venv/installed ## .venv with densely in it
 

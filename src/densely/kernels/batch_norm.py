@@ -11,6 +11,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from densely.kernels import native
+from densely.kernels.choice import chosen
 
 
 def batch_norm(
@@ -27,7 +28,7 @@ def batch_norm(
         The result, (…, C) in x's dtype, and the batch's mean and biased variance, (C,), which send no gradient back.
     """
     with torch.autocast(x.device.type, enabled=False):
-        by_loops = native.usable(x) and gamma.dtype == beta.dtype == torch.float32
+        by_loops = chosen(x) == "native" and gamma.dtype == beta.dtype == torch.float32
         function = native.NativeBatchNorm if by_loops else _BatchNorm
         y, mean, variance = function.apply(x, gamma, beta, epsilon)  # type: ignore[no-untyped-call]
     return y, mean, variance

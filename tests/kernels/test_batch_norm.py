@@ -22,6 +22,13 @@ def both(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, weights: torc
     return found
 
 
+@pytest.fixture(params=["loops", "operators"], autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By both; without a compiler twice by operators."""
+    if request.param == "operators":
+        monkeypatch.setenv("DENSELY_NATIVE", "0")
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("shape", [(16, 8, 8, 40), (2, 3), (3, 1, 5, 1)])
 def test_it_is_as_exact_as_its_numbers(shape: tuple[int, ...], dtype: torch.dtype, bound: float) -> None:
@@ -46,3 +53,19 @@ def test_a_single_row_is_all_mean() -> None:
     x, beta = torch.randn(1, 5), torch.randn(5)
     y, mean, variance = batch_norm(x, torch.ones(5), beta, 1e-3)
     assert torch.equal(y, beta[None]) and torch.equal(mean, x[0]) and not variance.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strides_do_not_matter(dtype: torch.dtype) -> None:
+    """Of x, of what comes back, and where x wants no gradient."""
+    torch.manual_seed(0)
+    x, gamma, beta = torch.randn(40, 3, 70).to(dtype), torch.randn(70, requires_grad=True), torch.randn(70)
+    found = []
+    for given in (x.clone().requires_grad_(), x.permute(1, 2, 0).contiguous().permute(2, 0, 1).requires_grad_(), x):
+        y, *_ = batch_norm(given, gamma, beta, 1e-3)
+        weights = torch.linspace(-1, 1, 70, dtype=dtype).expand(40, 3, 70)
+        wanted = [gamma, given] if given.requires_grad else [gamma]
+        found.append(torch.autograd.grad(y, wanted, weights))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=False):
+            torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)

@@ -33,9 +33,7 @@ shapes = few | many_small
     st.sampled_from([(False, False), (True, False), (False, True)]), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
-@example(
-    2, 5, 4, 0, (1, 2, 128), False, True, 0.0, (False, False), 0
-)  # more bands than pairs of rows, were it so
+@example(2, 5, 4, 0, (1, 2, 128), False, True, 0.0, (False, False), 0)  # more bands than pairs of rows, were it so
 @example(2, 5, 4, 8, (4, 4, 150), False, True, 0.0, (False, False), 0)
 def test_blocks_are_the_operators_in_float64(
     depth, start, growth, bottleneck, shape, bias, training, rate, frozen, seed

@@ -49,8 +49,32 @@ def test_it_is_the_formula(engine, shapes, rate, momentum, decay, nesterov, seed
         assert torch.equal(g, was)
 
 
-def test_numbers_that_do_not_lie_in_a_row_are_moved_by_operators(engine):
-    weights = [torch.ones(6, 4).T]
-    update(weights, [torch.ones(4, 6)], None, rate=0.5)
-    assert not native.takes(weights)
-    assert torch.equal(weights[0], torch.full((4, 6), 0.5))
+@pytest.mark.parametrize(
+    ("weight", "gradient"),
+    [
+        (torch.ones(6, 4).T, torch.ones(4, 6)),
+        (torch.ones(4, 6), torch.ones(6, 4).T),
+        (torch.ones(4, 6), torch.ones(1).expand(4, 6)),
+        (torch.ones(4, 6), torch.tensor(1.0)),
+        (torch.ones(4, 6, dtype=torch.float64), torch.ones(4, 6, dtype=torch.float64)),
+        (torch.ones(4, 6, dtype=torch.bfloat16), torch.ones(4, 6, dtype=torch.bfloat16)),
+    ],
+    ids=["weights turned", "gradient turned", "gradient spread", "gradient of one number", "float64", "bfloat16"],
+)
+def test_what_the_loops_cannot_take_the_operators_move(engine, weight, gradient):
+    weight = weight.clone(memory_format=torch.preserve_format)
+    update([weight], [gradient], None, rate=0.5)
+    assert torch.equal(weight, torch.full_like(weight, 0.5))
+
+
+def test_gradients_of_another_shape_are_refused(engine):
+    with pytest.raises(RuntimeError, match="size"):
+        update([torch.ones(4, 3)], [torch.ones(3, 4)], None, rate=0.5)
+
+
+def test_a_step_between_forward_and_backward_is_noticed(engine):
+    weight, velocity = torch.ones(3, requires_grad=True), torch.zeros(3)
+    loss = (weight * weight).sum() + (weight * velocity).sum()
+    update([weight], [torch.ones(3)], [velocity], rate=0.5, momentum=0.9)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

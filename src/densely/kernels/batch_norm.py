@@ -28,7 +28,9 @@ def batch_norm(
         The result, (…, C) in x's dtype, and the batch's mean and biased variance, (C,), which send no gradient back.
     """
     with torch.autocast(x.device.type, enabled=False):
-        by_loops = chosen(x) == "native" and gamma.dtype == beta.dtype == torch.float32
+        by_loops = chosen(x) == "native" and all(
+            t.dtype == torch.float32 and t.device == x.device and t.shape == x.shape[-1:] for t in (gamma, beta)
+        )
         function = native.NativeBatchNorm if by_loops else _BatchNorm
         y, mean, variance = function.apply(x, gamma, beta, epsilon)  # type: ignore[no-untyped-call]
     return y, mean, variance

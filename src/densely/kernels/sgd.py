@@ -27,7 +27,12 @@ def update(
         nesterov: whether to look ahead.
     """
     with torch.no_grad():
-        if isinstance(rate, float) and native.takes((*weights, *gradients, *(velocity or ()))):
+        alike = all(
+            w.shape == t.shape
+            for tensors in (gradients, velocity or weights)
+            for w, t in zip(weights, tensors, strict=True)
+        )
+        if isinstance(rate, float) and alike and native.takes((*weights, *gradients, *(velocity or ()))):
             native.sgd(weights, gradients, velocity, rate, momentum, decay, nesterov)
             return
         # All tensors in few operations: one after the other, 300 a network, would cost more than the whole backward

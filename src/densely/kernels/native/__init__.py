@@ -1,7 +1,8 @@
 """The engine of compiled loops, for float32 and bfloat16 on the CPU: built once a machine, where there is a compiler.
 
-`source/` is C++20 with the compiler's own vectors; `library.py` builds and loads it; `block.py` and `transition.py`
-call it. Results depend on shapes alone, never on the number of threads, which is PyTorch's (`torch.set_num_threads`).
+`source/` is C++20 with the compiler's own vectors; `library.py` builds and loads it; the other files call it:
+`training.py` for all layers of a block at once, `block.py` layer by layer. Results depend on shapes alone, never on the
+number of threads, which is PyTorch's (`torch.set_num_threads`).
 """
 
 from densely.kernels.native.batch_norm import NativeBatchNorm

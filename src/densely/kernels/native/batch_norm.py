@@ -6,7 +6,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from densely.kernels.memory import empty
-from densely.kernels.native.library import call
+from densely.kernels.native.library import call, room
 from densely.kernels.normalisation import Normalisation, plain
 
 
@@ -18,7 +18,7 @@ class NativeBatchNorm(torch.autograd.Function):
         """Result, mean and variance."""
         x, channels = x.contiguous(), x.shape[-1]
         rows, result = x.numel() // channels, empty(x.shape, x.dtype, x.device)
-        mean, variance = torch.empty(channels), torch.empty(channels)
+        mean, variance = room(channels), room(channels)
         call("take_in", x.dtype, rows, channels, x, None, mean, variance)
         numbers = (plain(gamma, torch.float32), plain(beta, torch.float32), mean, (variance + epsilon).rsqrt_())
         norm = Normalisation(*numbers, by_batch=True)
@@ -33,7 +33,7 @@ class NativeBatchNorm(torch.autograd.Function):
         """Gradients of x, gamma and beta."""
         x, *numbers = ctx.saved_tensors
         channels = x.shape[-1]
-        sums = torch.empty(channels), torch.empty(channels)
+        sums = room(channels), room(channels)
         back = empty(x.shape, x.dtype, x.device) if ctx.needs_input_grad[0] else None
         call(
             "batch_norm_backward",

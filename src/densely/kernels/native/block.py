@@ -8,7 +8,7 @@ import torch
 from densely.kernels import dropout
 from densely.kernels.engine import Convolution, Maps, Place, Returned, Statistics, Sums
 from densely.kernels.memory import empty
-from densely.kernels.native.library import call, slab
+from densely.kernels.native.library import call, room, slab
 from densely.kernels.normalisation import Normalisation, plain
 from densely.kernels.plan import LayerParameters, Plan
 
@@ -30,13 +30,8 @@ def parameters(conv: Convolution, factor: float) -> tuple[Any, ...]:
 def gradients(conv: Convolution) -> Sums:
     """Where the loops put the gradients of a convolution and of the normalisation before it."""
     channels = conv.kernel.shape[2]
-    kernel = torch.empty(conv.kernel.shape)
-    return Sums(
-        torch.empty(channels),
-        torch.empty(channels),
-        kernel,
-        None if conv.bias is None else torch.empty(kernel.shape[3]),
-    )
+    bias = None if conv.bias is None else room(conv.kernel.shape[3])
+    return Sums(room(channels), room(channels), room(*conv.kernel.shape), bias)
 
 
 class NativeEngine:
@@ -102,7 +97,7 @@ class NativeEngine:
             for layer, running in zip(layers, plan.statistics, strict=True)
             for t in (*layer, *running[:4])
         ]
-        pointers = torch.tensor([0 if t is None else t.data_ptr() for t in given])
+        pointers = torch.tensor([0 if t is None else t.data_ptr() for t in given], device="cpu")
         output = plan.empty((plan.images, *plan.size, plan.width))
         call("block_inference", self.dtype, *self._shape, plan.start, plan.growth, plan.bottleneck, plan.depth,
              pointers, float(plan.epsilon), x.contiguous(), output)  # fmt: skip
@@ -142,5 +137,5 @@ class _Found:
     """Where statistics are put, of no channels if they are not wanted."""
 
     def __init__(self, channels: int) -> None:
-        self.statistics = (torch.empty(channels), torch.empty(channels)) if channels else None
+        self.statistics = (room(channels), room(channels)) if channels else None
         self.pointers = self.statistics or (None, None)

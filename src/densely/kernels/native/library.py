@@ -70,6 +70,11 @@ def must_build(dtype: torch.dtype) -> bool:
         return False
 
 
+def room(*shape: int) -> torch.Tensor:
+    """Room for floats that the loops write, whatever PyTorch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Calls a function of the library: tensors as pointers, None as a null one, numbers as float or long."""
     plain = [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments]

@@ -31,4 +31,14 @@ def sgd(
         (w.data_ptr(), g.data_ptr(), 0 if v is None else v.data_ptr(), w.numel())
         for w, g, v in zip(weights, gradients, moving, strict=True)
     ]
-    call("sgd", dtype, len(table), torch.tensor(table), float(rate), float(momentum), float(decay), int(nesterov))
+    call(
+        "sgd",
+        dtype,
+        len(table),
+        torch.tensor(table, device="cpu"),
+        float(rate),
+        float(momentum),
+        float(decay),
+        int(nesterov),
+    )
+    torch.autograd.graph.increment_version([*weights, *(velocity or ())])

@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from densely.kernels import dropout
-from densely.kernels.native.library import call, slab
+from densely.kernels.native.library import call, room, slab
 from densely.kernels.normalisation import plain
 from densely.kernels.plan import LayerParameters, Plan
 
@@ -47,12 +47,15 @@ class WholeBlock(torch.autograd.Function):
         kept = _room(plan)
         keys = None
         if plan.rate:
-            keys = torch.empty(2 * plan.masks, dtype=torch.int64).random_(0, 1 << 32, generator=plan.generator)
+            keys = torch.empty(2 * plan.masks, dtype=torch.int64, device="cpu").random_(
+                0, 1 << 32, generator=plan.generator
+            )
         output = plan.empty((plan.images, *plan.size, plan.width))
         given = _given(plan, parameters)
         call("block_forward", plan.dtype, *_sizes(plan), _addresses(given), plan.factor, kept.masks,
              *_rooms(plan), keys, dropout.threshold(plan.rate), float(plan.epsilon), float(plan.momentum),
-             x.contiguous(), *kept[:4], output)  # fmt: skip
+             float(1 - plan.momentum), x.contiguous(), *kept[:4], output)  # fmt: skip
+        torch.autograd.graph.increment_version([t for s in plan.statistics for t in s[:4] if t is not None])
         ctx.plan = plan
         ctx.save_for_backward(*kept, *parameters)
         return output
@@ -67,13 +70,13 @@ class WholeBlock(torch.autograd.Function):
         for_x, _, *wanted = ctx.needs_input_grad
         # Below the first layer that anybody asks about there is nothing to do.
         lowest = 0 if for_x else wanted.index(True) // len(LayerParameters._fields)
-        found = [None if p is None else torch.empty(p.shape) for p in parameters]
+        found = [None if p is None else room(*p.shape) for p in parameters]
         x_gradient = plan.empty((plan.images, *plan.size, plan.start)) if for_x else None
-        room = plan.empty(kept.maps.shape, plan.sums)
-        inner_room = None if kept.inner is None else plan.empty(kept.inner.shape[1:], plan.sums)
+        G = plan.empty(kept.maps.shape, plan.sums)
+        d = None if kept.inner is None else plan.empty(kept.inner.shape[1:], plan.sums)
         given = _given(plan, parameters)
         call("block_backward", plan.dtype, *_sizes(plan), _addresses(given), plan.factor, kept.masks,
-             *_rooms(plan), *kept[:4], gradient.contiguous(), room, inner_room, _addresses(found), lowest,
+             *_rooms(plan), *kept[:4], gradient.contiguous(), G, d, _addresses(found), lowest,
              x_gradient)  # fmt: skip
         gradients = (
             g.to(p.dtype) if asked and g is not None and p is not None else None
@@ -87,21 +90,21 @@ def _room(plan: Plan) -> _Kept:
     inner = inner_numbers = masks = None
     if plan.bottleneck:
         inner = plan.empty((plan.depth, -(-plan.bottleneck // width), plan.pixels, width))
-        inner_numbers = torch.empty(3, plan.depth, plan.bottleneck)
+        inner_numbers = room(3, plan.depth, plan.bottleneck)
     if plan.rate:
         masks = plan.empty((plan.depth * sum(_rooms(plan)),), torch.uint8)
     # Nobody normalises the last layer's maps: what would be sent back to them is nothing, times their numbers.
-    numbers = torch.zeros(3, plan.width)
+    numbers = room(3, plan.width).zero_()
     return _Kept(plan.empty((-(-plan.width // width), plan.pixels, width)), numbers, inner, inner_numbers, masks)
 
 
 def _rooms(plan: Plan) -> tuple[int, int]:
     """Bytes for a mask of bits of a layer's bottleneck maps, and of its new maps."""
 
-    def room(channels: int) -> int:
+    def bytes_of(channels: int) -> int:
         return (plan.pixels * channels // 8 + 9 + 63) // 64 * 64 if channels else 0
 
-    return room(plan.bottleneck), room(plan.growth)
+    return bytes_of(plan.bottleneck), bytes_of(plan.growth)
 
 
 def _sizes(plan: Plan) -> tuple[int, ...]:
@@ -119,4 +122,4 @@ def _given(plan: Plan, parameters: Sequence[torch.Tensor | None]) -> list[torch.
 
 
 def _addresses(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    return torch.tensor([0 if t is None else t.data_ptr() for t in tensors])
+    return torch.tensor([0 if t is None else t.data_ptr() for t in tensors], device="cpu")

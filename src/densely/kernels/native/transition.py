@@ -4,7 +4,7 @@ import torch
 
 from densely.kernels.engine import Convolution, Statistics, Sums
 from densely.kernels.native.block import draw_bits, gradients, parameters
-from densely.kernels.native.library import call
+from densely.kernels.native.library import call, room
 from densely.kernels.normalisation import Normalisation, sent_back
 from densely.kernels.plan import TransitionPlan
 
@@ -24,7 +24,7 @@ class NativeTransition:
     def statistics(self) -> Statistics:
         """Of x."""
         plan = self.plan
-        mean, variance = torch.empty(plan.channels), torch.empty(plan.channels)
+        mean, variance = room(plan.channels), room(plan.channels)
         call("take_in", plan.dtype, plan.pixels, plan.channels, self.x, None, mean, variance)
         return mean, variance
 

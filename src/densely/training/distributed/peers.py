@@ -204,7 +204,8 @@ class Peers:
         before = self._beats()
         if self._ended_within(3 * BEAT):
             return []
-        silent = [rank for rank, beat in self._beats().items() if beat == before[rank]]
+        # Without an answer to either question there is no sign of life.
+        silent = [rank for rank, beat in self._beats().items() if None in (beat, before[rank]) or beat == before[rank]]
         left = [rank for rank in silent if _ask(partial(self.store.check, [f"left/{rank}"]))]
         return [rank for rank in silent if rank not in left]
 
@@ -221,7 +222,7 @@ class Peers:
         """The last beats that the others left; None for all if the store does not answer."""
 
         def last(key: str) -> bytes:
-            return bytes(self.store.get(key)) if self.store.check([key]) else b""
+            return bytes(self._mine.get(key)) if self._mine.check([key]) else b""
 
         return {rank: _ask(partial(last, f"beat/{rank}")) for rank in self._heard}
 

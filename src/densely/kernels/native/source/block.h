@@ -48,15 +48,20 @@ inline void put_rstd(float* rstd, const float* variance, long channels, float ep
     for (long c = 0; c < channels; c++) rstd[c] = 1.0f / std::sqrt(variance[c] + epsilon);
 }
 
-inline void move(float* moving, const float* batch, long channels, float momentum) {
-    for (long c = 0; c < channels; c++) moving[c] = moving[c] * momentum + batch[c] * (1.0f - momentum);
-}
+// How much stays of moving statistics, and how much of the batch's comes in: 1 - momentum, which is no difference of floats.
+struct Momentum {
+    float kept, taken;
+
+    void move(float* moving, const float* batch, long channels) const {
+        for (long c = 0; c < channels; c++) moving[c] = moving[c] * kept + batch[c] * taken;
+    }
+};
 
 // `keys` are dropout's, two numbers for each of its masks.
 template <class T>
 void block_forward(
-    const Sizes& sizes, const Given* given, const Dropout& dropout, const long* keys, long dropped, float epsilon, float momentum,
-    const T* x, const Kept<T>& kept, T* y, int threads) {
+    const Sizes& sizes, const Given* given, const Dropout& dropout, const long* keys, long dropped, float epsilon,
+    const Momentum& momentum, const T* x, const Kept<T>& kept, T* y, int threads) {
     const Shape& shape = sizes.shape;
     const long pixels = shape.pixels(), growth = sizes.growth, width = sizes.bottleneck;
     const auto draw_bits = [&](uint8_t* bits, long channels) {
@@ -69,8 +74,8 @@ void block_forward(
     for (long l = 0; l < sizes.depth; l++) {
         const Given& g = given[l];
         const long in = sizes.in(l);
-        move(g.mean1, kept.mean, in, momentum);
-        move(g.variance1, kept.variance, in, momentum);
+        momentum.move(g.mean1, kept.mean, in);
+        momentum.move(g.variance1, kept.variance, in);
         const Maps<const T> read{kept.maps, pixels, 0, in};
         const Norm norm{g.gamma1, g.beta1, kept.mean, kept.rstd, in};
         const Maps<T> to{kept.maps, pixels, in, growth};
@@ -86,8 +91,8 @@ void block_forward(
             pointwise_forward<T>(
                 read, width, norm, {g.kernel1, g.bias1, dropout.factor, inner_bits}, inner, inner_mean, inner_variance, threads);
             put_rstd(inner_rstd, inner_variance, width, epsilon);
-            move(g.mean2, inner_mean, width, momentum);
-            move(g.variance2, inner_variance, width, momentum);
+            momentum.move(g.mean2, inner_mean, width);
+            momentum.move(g.variance2, inner_variance, width);
             draw_bits(bits, growth);
             spatial_forward<T>(
                 shape, {inner, pixels, 0, width}, {g.gamma2, g.beta2, inner_mean, inner_rstd, width},

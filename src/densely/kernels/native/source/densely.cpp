@@ -108,11 +108,11 @@ void densely_block_inference(
 // layers' bottleneck maps.
 void densely_block_forward(
     long images, long height, long width, long start, long growth, long bottleneck, long depth, const Given* given, float factor,
-    uint8_t* masks, long room, long growth_room, const long* keys, long dropped, float epsilon, float momentum, const MAPS* x,
-    MAPS* maps, float* numbers, MAPS* inner, float* inner_numbers, MAPS* y, int threads) {
+    uint8_t* masks, long room, long growth_room, const long* keys, long dropped, float epsilon, float momentum, float taken,
+    const MAPS* x, MAPS* maps, float* numbers, MAPS* inner, float* inner_numbers, MAPS* y, int threads) {
     const Sizes sizes{{images, height, width}, start, growth, bottleneck, depth};
     block_forward<MAPS>(
-        sizes, given, {factor, masks, room, growth_room}, keys, dropped, epsilon, momentum, x,
+        sizes, given, {factor, masks, room, growth_room}, keys, dropped, epsilon, {momentum, taken}, x,
         kept(sizes, maps, numbers, inner, inner_numbers), y, threads);
 }
 

@@ -45,8 +45,9 @@ def test_its_gradients_are_those_of_what_it_computes() -> None:
     leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((3, 2, 4), (4,), (4,))]
     assert torch.autograd.gradcheck(lambda *given: batch_norm(*given, 0.1)[0], leaves)
     assert torch.autograd.gradcheck(lambda *given: batch_norm(leaves[0].detach(), *given, 0.1)[0], leaves[1:])
-    _, mean, variance = batch_norm(*leaves, 0.1)
-    assert not mean.requires_grad and not variance.requires_grad
+    for dtype in (torch.float64, torch.float32):
+        _, mean, variance = batch_norm(*(leaf.to(dtype) for leaf in leaves), 0.1)
+        assert not mean.requires_grad and not variance.requires_grad
 
 
 def test_a_single_row_is_all_mean() -> None:

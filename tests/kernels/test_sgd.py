@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from densely.kernels import native
@@ -30,6 +30,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([(3, 4)], 0.1, 0.9, 1e-2, True, 0)
 def test_it_is_the_formula(engine, shapes, rate, momentum, decay, nesterov, seed):
     torch.manual_seed(seed)
     weights, gradients, velocity = ([torch.randn(s) for s in shapes] for _ in range(3))
@@ -47,6 +48,13 @@ def test_it_is_the_formula(engine, shapes, rate, momentum, decay, nesterov, seed
         if momentum:
             torch.testing.assert_close(v.double(), right_v, rtol=1e-6, atol=3e-6)
         assert torch.equal(g, was)
+
+
+def test_the_loops_do_it_where_they_can(engine, monkeypatch):
+    asked = []
+    monkeypatch.setattr(native, "sgd", lambda *given: asked.append(given))
+    update([torch.ones(3)], [torch.ones(3)], [torch.zeros(3)], rate=0.1, momentum=0.9)
+    assert len(asked) == (engine == "native")
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,13 @@ def scale(rate: float) -> float:
 
 def new_key(generator: torch.Generator | None) -> Key:
     """Two numbers of 32 bits from a generator on the CPU; None is PyTorch's default one."""
-    first, second = torch.empty(2, dtype=torch.int64).random_(0, 1 << 32, generator=generator).tolist()
+    ((first, second),) = new_keys(generator, 1).tolist()
     return first, second
+
+
+def new_keys(generator: torch.Generator | None, count: int) -> torch.Tensor:
+    """So many such keys, the same as if they were drawn one by one: (count, 2), int64."""
+    return torch.empty(count, 2, dtype=torch.int64, device="cpu").random_(0, 1 << 32, generator=generator)
 
 
 def keys(seed: torch.Tensor, count: int) -> torch.Tensor:

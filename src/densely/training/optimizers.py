@@ -46,17 +46,16 @@ class CoupledSGD(keras.optimizers.SGD):
 
     def factor(self, variable: Any) -> float:
         """How many times the learning rate a variable learns at."""
+        if self.beta_factor == 1.0 and not self.layer_rates:  # the names of 300 variables take a millisecond of a step
+            return 1.0
         layer = self.layer_rates.get(variable.path.split("/")[0], 1.0)
         return layer * self.beta_factor if variable.name == "beta" else layer
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        if self.beta_factor == 1.0 and not self.layer_rates:  # to ask 300 variables takes a millisecond of a step
-            return self._move(grads, trainable_variables, learning_rate)
         factors = [self.factor(v) for v in trainable_variables]
         for factor in dict.fromkeys(factors):  # all variables of a rate at once
             alike = [(g, v) for g, v, f in zip(grads, trainable_variables, factors, strict=True) if f == factor]
             self._move([g for g, _ in alike], [v for _, v in alike], learning_rate * factor)
-        return None
 
     def _move(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if keras.backend.backend() == "torch":
@@ -132,8 +131,7 @@ class Muon(CoupledSGD):
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         kernels, others = _parted(grads, trainable_variables, lambda v: len(v.shape) == 4)
-        if others[1]:
-            super()._backend_update_step(*others, learning_rate)
+        super()._backend_update_step(*others, learning_rate)
         for gradient, kernel in zip(*kernels, strict=True):
             self._turn(gradient, kernel, learning_rate * self.factor(kernel))
 

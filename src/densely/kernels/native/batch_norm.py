@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from densely.kernels.memory import empty
 from densely.kernels.native.library import call, room
-from densely.kernels.normalisation import Normalisation, plain
+from densely.kernels.normalisation import plain
 
 
 class NativeBatchNorm(torch.autograd.Function):
@@ -21,9 +21,8 @@ class NativeBatchNorm(torch.autograd.Function):
         mean, variance = room(channels), room(channels)
         call("take_in", x.dtype, rows, channels, x, None, mean, variance)
         numbers = (plain(gamma, torch.float32), plain(beta, torch.float32), mean, (variance + epsilon).rsqrt_())
-        norm = Normalisation(*numbers, by_batch=True)
-        call("batch_norm_forward", x.dtype, rows, channels, x, *norm.numbers, result)
-        ctx.save_for_backward(x, *norm.numbers)
+        call("batch_norm_forward", x.dtype, rows, channels, x, *numbers, result)
+        ctx.save_for_backward(x, *numbers)
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
 

@@ -8,14 +8,19 @@ import torch
 from densely.kernels import dropout
 from densely.kernels.engine import Convolution, Maps, Place, Returned, Statistics, Sums
 from densely.kernels.memory import empty
-from densely.kernels.native.library import call, room, slab
+from densely.kernels.native.library import addresses, call, room, slab
 from densely.kernels.normalisation import Normalisation, plain
 from densely.kernels.plan import LayerParameters, Plan
 
 
+def bytes_of(elements: int) -> int:
+    """That the loops write for a mask of so many elements, a bit each; they run over its end."""
+    return elements // 8 + 9
+
+
 def draw_bits(elements: int, rate: float, generator: torch.Generator | None, out: torch.Tensor | None) -> torch.Tensor:
     """Dropout's mask, a bit an element, of the same elements as `dropout.draw`'s."""
-    bits = empty((elements // 8 + 9,), torch.uint8, torch.device("cpu")) if out is None else out
+    bits = empty((bytes_of(elements),), torch.uint8, torch.device("cpu")) if out is None else out
     first, second = dropout.new_key(generator)
     call("draw", torch.float32, elements, first, second, dropout.threshold(rate), bits)
     return bits
@@ -34,6 +39,22 @@ def gradients(conv: Convolution) -> Sums:
     return Sums(room(channels), room(channels), room(*conv.kernel.shape), bias)
 
 
+def lying(plan: Plan, channels: int) -> tuple[int, int, int]:
+    """The shape of maps in slabs."""
+    width = slab(plan.dtype)
+    return -(-channels // width), plan.pixels, width
+
+
+def given(plan: Plan, parameters: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Each layer's parameters, which come in a row, and moving statistics, in the order of `Given`."""
+    fields = len(LayerParameters._fields)
+    return [
+        None if t is None else plain(t, torch.float32)
+        for index, running in enumerate(plan.statistics)
+        for t in (*parameters[index * fields : (index + 1) * fields], *running[:4])
+    ]
+
+
 class NativeEngine:
     """The passes of one call, see `engine.Engine`; how maps lie, says `source/maps.h`.
 
@@ -46,8 +67,7 @@ class NativeEngine:
 
     def maps(self, channels: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """In slabs."""
-        width = slab(self.dtype)
-        return self.plan.empty((-(-channels // width), self.plan.pixels, width), dtype)
+        return self.plan.empty(lying(self.plan, channels), dtype)
 
     def mask(self, channels: int, out: torch.Tensor | None) -> torch.Tensor:
         """Bits."""
@@ -92,15 +112,10 @@ class NativeEngine:
     def inference(self, x: torch.Tensor, layers: Sequence[LayerParameters]) -> torch.Tensor:
         """An image at a time through all layers."""
         plan = self.plan
-        given = [
-            None if t is None else plain(t, torch.float32)
-            for layer, running in zip(layers, plan.statistics, strict=True)
-            for t in (*layer, *running[:4])
-        ]
-        pointers = torch.tensor([0 if t is None else t.data_ptr() for t in given], device="cpu")
+        numbers = given(plan, [t for layer in layers for t in layer])
         output = plan.empty((plan.images, *plan.size, plan.width))
         call("block_inference", self.dtype, *self._shape, plan.start, plan.growth, plan.bottleneck, plan.depth,
-             pointers, float(plan.epsilon), x.contiguous(), output)  # fmt: skip
+             addresses(numbers), float(plan.epsilon), x.contiguous(), output)  # fmt: skip
         return output
 
     def pointwise_backward(

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def must_build(dtype: torch.dtype) -> bool:
 def room(*shape: int) -> torch.Tensor:
     """Room for floats that the loops write, whatever PyTorch's default dtype and device are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def addresses(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Where tensors lie, as the loops take a table of them; they must live until the call is over."""
+    return torch.tensor([0 if t is None else t.data_ptr() for t in tensors], device="cpu")
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:

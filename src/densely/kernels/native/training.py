@@ -5,14 +5,14 @@ well what stands between two passes over the pixels: operations on some hundred 
 longer to begin than to do: a tenth of a step of DenseNet-BC-100-12.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from densely.kernels import dropout
-from densely.kernels.native.library import call, room, slab
+from densely.kernels.native.block import bytes_of, given, lying
+from densely.kernels.native.library import addresses, call, room
 from densely.kernels.normalisation import plain
 from densely.kernels.plan import LayerParameters, Plan
 
@@ -45,14 +45,10 @@ class WholeBlock(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, plan: Plan, *parameters: torch.Tensor | None) -> torch.Tensor:
         """The block's output, from x, the plan and all layers' parameters in a row."""
         kept = _room(plan)
-        keys = None
-        if plan.rate:
-            keys = torch.empty(2 * plan.masks, dtype=torch.int64, device="cpu").random_(
-                0, 1 << 32, generator=plan.generator
-            )
+        keys = dropout.new_keys(plan.generator, plan.masks) if plan.rate else None
         output = plan.empty((plan.images, *plan.size, plan.width))
-        given = _given(plan, parameters)
-        call("block_forward", plan.dtype, *_sizes(plan), _addresses(given), plan.factor, kept.masks,
+        numbers = given(plan, parameters)
+        call("block_forward", plan.dtype, *_sizes(plan), addresses(numbers), plan.factor, kept.masks,
              *_rooms(plan), keys, dropout.threshold(plan.rate), float(plan.epsilon), float(plan.momentum),
              float(1 - plan.momentum), x.contiguous(), *kept[:4], output)  # fmt: skip
         torch.autograd.graph.increment_version([t for s in plan.statistics for t in s[:4] if t is not None])
@@ -74,9 +70,9 @@ class WholeBlock(torch.autograd.Function):
         x_gradient = plan.empty((plan.images, *plan.size, plan.start)) if for_x else None
         G = plan.empty(kept.maps.shape, plan.sums)
         d = None if kept.inner is None else plan.empty(kept.inner.shape[1:], plan.sums)
-        given = _given(plan, parameters)
-        call("block_backward", plan.dtype, *_sizes(plan), _addresses(given), plan.factor, kept.masks,
-             *_rooms(plan), *kept[:4], gradient.contiguous(), G, d, _addresses(found), lowest,
+        numbers = given(plan, parameters)
+        call("block_backward", plan.dtype, *_sizes(plan), addresses(numbers), plan.factor, kept.masks,
+             *_rooms(plan), *kept[:4], gradient.contiguous(), G, d, addresses(found), lowest,
              x_gradient)  # fmt: skip
         gradients = (
             g.to(p.dtype) if asked and g is not None and p is not None else None
@@ -86,40 +82,22 @@ class WholeBlock(torch.autograd.Function):
 
 
 def _room(plan: Plan) -> _Kept:
-    width = slab(plan.dtype)
     inner = inner_numbers = masks = None
     if plan.bottleneck:
-        inner = plan.empty((plan.depth, -(-plan.bottleneck // width), plan.pixels, width))
+        inner = plan.empty((plan.depth, *lying(plan, plan.bottleneck)))
         inner_numbers = room(3, plan.depth, plan.bottleneck)
     if plan.rate:
         masks = plan.empty((plan.depth * sum(_rooms(plan)),), torch.uint8)
     # Nobody normalises the last layer's maps: what would be sent back to them is nothing, times their numbers.
     numbers = room(3, plan.width).zero_()
-    return _Kept(plan.empty((-(-plan.width // width), plan.pixels, width)), numbers, inner, inner_numbers, masks)
+    return _Kept(plan.empty(lying(plan, plan.width)), numbers, inner, inner_numbers, masks)
 
 
 def _rooms(plan: Plan) -> tuple[int, int]:
-    """Bytes for a mask of bits of a layer's bottleneck maps, and of its new maps."""
-
-    def bytes_of(channels: int) -> int:
-        return (plan.pixels * channels // 8 + 9 + 63) // 64 * 64 if channels else 0
-
-    return bytes_of(plan.bottleneck), bytes_of(plan.growth)
+    """Bytes for a mask of bits of a layer's bottleneck maps, and of its new maps: whole lines of a cache."""
+    inner, new = (-(-bytes_of(plan.pixels * c) // 64) * 64 if c else 0 for c in (plan.bottleneck, plan.growth))
+    return inner, new
 
 
 def _sizes(plan: Plan) -> tuple[int, ...]:
     return plan.images, *plan.size, plan.start, plan.growth, plan.bottleneck, plan.depth
-
-
-def _given(plan: Plan, parameters: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Each layer's parameters and moving statistics, as the loops take them."""
-    fields = len(LayerParameters._fields)
-    return [
-        None if t is None else plain(t, torch.float32)
-        for index, running in enumerate(plan.statistics)
-        for t in (*parameters[index * fields : (index + 1) * fields], *running[:4])
-    ]
-
-
-def _addresses(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    return torch.tensor([0 if t is None else t.data_ptr() for t in tensors], device="cpu")

@@ -44,10 +44,6 @@ Kept<T> kept(const Sizes& sizes, T* maps, float* numbers, T* inner, float* inner
             inner, inner_numbers, inner_numbers + some, inner_numbers + 2 * some};
 }
 
-inline void put_rstd(float* rstd, const float* variance, long channels, float epsilon) {
-    for (long c = 0; c < channels; c++) rstd[c] = 1.0f / std::sqrt(variance[c] + epsilon);
-}
-
 // How much stays of moving statistics, and how much of the batch's comes in: 1 - momentum, which is no difference of floats.
 struct Momentum {
     float kept, taken;

@@ -5,6 +5,10 @@
 
 #include "spatial.h"
 
+inline void put_rstd(float* rstd, const float* variance, long channels, float epsilon) {
+    for (long c = 0; c < channels; c++) rstd[c] = 1.0f / std::sqrt(variance[c] + epsilon);
+}
+
 // A layer's numbers as they come; the second half is missing without a bottleneck.
 struct Given {
     const float *gamma1, *beta1, *kernel1, *bias1, *gamma2, *beta2, *kernel2, *bias2;
@@ -17,7 +21,7 @@ class Asked {
 
     static Floats rstd(const float* variance, long channels, float epsilon) {
         Floats found(channels);
-        for (long c = 0; c < channels; c++) found[c] = 1.0f / std::sqrt(variance[c] + epsilon);
+        put_rstd(found.data(), variance, channels, epsilon);
         return found;
     }
     // The kernel that is 3×3.

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from densely.layers import BatchNorm, DenseBlock, NormReluConv, Transition
+from densely.layers import BatchNorm, Conv, DenseBlock, MaxPool, NormReluConv, Transition
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -187,3 +187,48 @@ def test_batch_norm_leaves_to_keras_what_only_keras_can() -> None:
 
     again = BatchNorm.from_config(BatchNorm(fused=False, momentum=0.7).get_config())
     assert (again.fused, again.momentum) == (False, 0.7)
+
+
+PAIRS = {
+    "convolution": (Conv, keras.layers.Conv2D, {"filters": 6, "kernel_size": 3}),
+    "halving": (Conv, keras.layers.Conv2D, {"filters": 6, "kernel_size": 3, "strides": 2, "use_bias": False}),
+    "even": (Conv, keras.layers.Conv2D, {"filters": 6, "kernel_size": 2}),
+    "dilated": (Conv, keras.layers.Conv2D, {"filters": 6, "kernel_size": 3, "dilation_rate": 2}),
+    "grouped": (Conv, keras.layers.Conv2D, {"filters": 6, "kernel_size": (1, 3), "groups": 3, "activation": "relu"}),
+    "pooling": (MaxPool, keras.layers.MaxPooling2D, {"pool_size": 2}),
+    "overlapping": (MaxPool, keras.layers.MaxPooling2D, {"pool_size": 3, "strides": 2}),
+}
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_a_layer_without_copies_computes_what_keras_s_own_does(pair, policy: str, padding: str) -> None:
+    ours, keras_s, options = pair
+    x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype("float32")
+    for data_format in ("channels_last", "channels_first"):
+        maps = x if data_format == "channels_last" else x.transpose(0, 3, 1, 2)
+        layers = [kind(padding=padding, data_format=data_format, dtype=policy, **options) for kind in (ours, keras_s)]
+        outputs = [layer(maps) for layer in layers]
+        if layers[0].weights:
+            layers[1].set_weights(layers[0].get_weights())
+            outputs[1] = layers[1](maps)
+        assert outputs[0].dtype == outputs[1].dtype and layers[0].compute_output_shape(maps.shape) == outputs[0].shape
+        np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")) for y in outputs))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch's memory")
+@pytest.mark.parametrize(("kind", "options"), [(Conv, {"filters": 4, "kernel_size": 3}), (MaxPool, {})])
+def test_maps_are_not_copied(kind, options: dict) -> None:
+    def copied(layer: keras.layers.Layer) -> list[int]:
+        layer(x)
+        with profile(record_shapes=True) as seen, torch.no_grad():
+            layer(x)
+        return [e.id for e in seen.events() if e.name == "aten::copy_" and np.prod(e.input_shapes[0]) == x.numel()]
+
+    import torch
+    from torch.profiler import profile
+
+    x = torch.randn(2, 8, 8, 3)
+    assert not copied(kind(**options)) and kind(**options)(x).is_contiguous()
+    assert copied(kind.__base__(**options)), "Keras copies no longer: the layer can go"

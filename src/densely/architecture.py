@@ -281,7 +281,7 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
     import keras
     from keras import layers
 
-    from densely.layers import BatchNorm, DenseBlock, Transition, fresh_initializer
+    from densely.layers import BatchNorm, Conv, DenseBlock, MaxPool, Transition, fresh_initializer
     from densely.whitening import Whitening
 
     regularizer = keras.regularizers.L2(network.weight_decay) if network.weight_decay else None
@@ -297,17 +297,17 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
 
     if network.stem == "imagenet":
         x = layers.ZeroPadding2D(3, name="stem_pad", **last)(inputs)
-        x = layers.Conv2D(network.stem_width, 7, strides=2, **stem_conv)(x)
+        x = Conv(network.stem_width, 7, strides=2, **stem_conv)(x)
         x = BatchNorm(**norm, fused=fused, name="stem_norm")(x)
         x = layers.ReLU(name="stem_relu")(x)
         x = layers.ZeroPadding2D(1, name="stem_pool_pad", **last)(x)
-        x = layers.MaxPooling2D(3, strides=2, name="stem_pool", **last)(x)
+        x = MaxPool(3, strides=2, name="stem_pool", **last)(x)
     elif network.stem == "whitened":
         x = Whitening(**last, name="whitening")(inputs)
         x = layers.ReLU(name="stem_relu")(x)
-        x = layers.Conv2D(network.stem_width, 3, strides=2, padding="same", **stem_conv)(x)
+        x = Conv(network.stem_width, 3, strides=2, padding="same", **stem_conv)(x)
     else:
-        x = layers.Conv2D(network.stem_width, 3, padding="same", **stem_conv)(inputs)
+        x = Conv(network.stem_width, 3, padding="same", **stem_conv)(inputs)
 
     blocks = zip(network.block_layers, network.growth_rates, strict=True)
     for i, (num_layers, growth_rate) in enumerate(blocks, start=1):

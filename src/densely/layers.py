@@ -86,6 +86,59 @@ class BatchNorm(keras.layers.BatchNormalization):
         return {**super().get_config(), "fused": self.fused}
 
 
+def _copied_by_keras(layer: Any) -> bool:
+    """Whether Keras would copy a layer's maps to channels first in memory, and back."""
+    return keras.backend.backend() == "torch" and layer.data_format == "channels_last"
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class Conv(keras.layers.Conv2D):
+    """Keras's convolution of maps `(N, H, W, C)`, without the copies that it makes of them on PyTorch.
+
+    There Keras 3.15 lays maps out channels first before a convolution and channels last again for it. Told that the
+    maps are channels first it copies nothing; PyTorch sees how they really lie, and computes the same numbers.
+
+    Args:
+        *args, **kwargs: as in `keras.layers.Conv2D`.
+    """
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """The convolution alone, without bias and activation."""
+        if not _copied_by_keras(self):
+            return super().convolution_op(inputs, kernel)
+        maps = ops.conv(
+            ops.transpose(inputs, (0, 3, 1, 2)),
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format="channels_first",
+        )
+        return ops.transpose(maps, (0, 2, 3, 1))
+
+
+@keras.saving.register_keras_serializable(package="densely")
+class MaxPool(keras.layers.MaxPooling2D):
+    """Keras's max-pooling of maps `(N, H, W, C)`, without the copies that it makes of them on PyTorch (see `Conv`).
+
+    Args:
+        *args, **kwargs: as in `keras.layers.MaxPooling2D`.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """The greatest of each window."""
+        if not _copied_by_keras(self):
+            return super().call(inputs)
+        maps = ops.max_pool(
+            ops.transpose(inputs, (0, 3, 1, 2)),
+            self.pool_size,
+            strides=self.strides,
+            padding=self.padding,
+            data_format="channels_first",
+        )
+        return ops.transpose(maps, (0, 2, 3, 1))
+
+
 @keras.saving.register_keras_serializable(package="densely")
 class NormReluConv(keras.layers.Layer):
     """Batch normalisation, ReLU, convolution and dropout: the paper's composite function H (Section 3).

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from densely.layers import Conv
+
 #: Side of the patches.
 SIDE = 2
 #: Added to every eigenvalue, so that directions which hold nothing but noise are not blown up.
@@ -21,7 +23,7 @@ IMAGES = 5000
 
 
 @keras.saving.register_keras_serializable(package="densely")
-class Whitening(keras.layers.Conv2D):
+class Whitening(Conv):
     """The fixed convolution: `(N, H, W, C)` to `(N, H, W, 8·C)`; not trained, set once by `set_from`."""
 
     def __init__(self, **kwargs: Any) -> None:

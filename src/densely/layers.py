@@ -88,7 +88,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 def _copied_by_keras(layer: Any) -> bool:
     """Whether Keras would copy a layer's maps to channels first in memory, and back."""
-    return keras.backend.backend() == "torch" and layer.data_format == "channels_last"
+    return bool(keras.backend.backend() == "torch" and layer.data_format == "channels_last")
 
 
 @keras.saving.register_keras_serializable(package="densely")

@@ -209,6 +209,7 @@ BODY = ["dense_block_1", "transition_1", "dense_block_2", *HEAD]
     [
         ("cifar", ["image", "stem_conv"]),
         ("whitened", ["image", "whitening", "stem_relu", "stem_conv"]),
+        ("pooled", ["image", "whitening", "stem_relu", "stem_conv", "stem_pool"]),
         (
             "imagenet",
             ["image", "stem_pad", "stem_conv", "stem_norm", "stem_relu", "stem_pool_pad", "stem_pool"],
@@ -228,7 +229,7 @@ def test_the_network_that_is_built_if_nothing_is_said() -> None:
     assert len([layer for layer in model.layers if layer.name.startswith("dense_block")]) == 3
 
 
-@pytest.mark.parametrize("stem", ["cifar", "whitened", "imagenet"])
+@pytest.mark.parametrize("stem", ["cifar", "whitened", "pooled", "imagenet"])
 def test_every_layer_gets_every_setting(stem: str) -> None:
     settings = {"norm_momentum": 0.7, "norm_epsilon": 0.01, "use_bias": True, "weight_decay": 0.03, "dropout": 0.25}
     network = NetworkSpec(layers=(1, 1), stem=stem, bottleneck=True, initializer="he_uniform", **settings)
@@ -300,7 +301,7 @@ def test_saves_and_loads_in_both_formats(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(softmax, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("stem", ["cifar", "whitened", "imagenet"])
+@pytest.mark.parametrize("stem", ["cifar", "whitened", "pooled", "imagenet"])
 def test_a_global_channels_first_setting_changes_nothing(stem: str) -> None:
     network = NetworkSpec(layers=(1, 1), stem=stem, input_shape=(32, 24, 3))
     expected = [layer.output.shape for layer in build(network).layers]
@@ -316,13 +317,15 @@ def test_a_global_channels_first_setting_changes_nothing(stem: str) -> None:
     [
         ("cifar", "stem_conv", {"kernel_size": (3, 3), "strides": (1, 1), "padding": "same"}),
         ("whitened", "stem_conv", {"kernel_size": (3, 3), "strides": (2, 2), "padding": "same"}),
+        ("pooled", "stem_conv", {"kernel_size": (3, 3), "strides": (1, 1), "padding": "same"}),
+        ("pooled", "stem_pool", {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"}),
         ("imagenet", "stem_pad", {"padding": ((3, 3), (3, 3))}),
         ("imagenet", "stem_conv", {"kernel_size": (7, 7), "strides": (2, 2), "padding": "valid"}),
         ("imagenet", "stem_pool_pad", {"padding": ((1, 1), (1, 1))}),
         ("imagenet", "stem_pool", {"pool_size": (3, 3), "strides": (2, 2), "padding": "valid"}),
     ],
 )
-def test_stems_are_the_papers_and_the_whitened_one_halves(stem: str, layer: str, settings: dict) -> None:
+def test_stems_are_the_papers_and_the_whitened_ones_halve(stem: str, layer: str, settings: dict) -> None:
     model = build(NetworkSpec(layers=(1,), stem=stem))
     config = model.get_layer(layer).get_config()
     assert {name: config[name] for name in settings} == settings

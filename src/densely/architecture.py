@@ -47,7 +47,8 @@ class NetworkSpec(BaseModel):
         use_bias: whether convolutions have a bias (the paper's have none).
         initializer: of the convolutions; `"fan_out_normal"` is the paper's.
         stem: `"cifar"`, one 3×3 convolution; `"imagenet"`, 7×7/2 and 3×3/2 max-pooling; `"whitened"`, a fixed 2×2
-            convolution that a training sets from its images (`densely.whitening`), ReLU, 3×3/2.
+            convolution that a training sets from its images (`densely.whitening`), ReLU, 3×3/2; `"pooled"`, the same
+            but a 3×3 on all pixels, and 2×2 max-pooling.
         norm_momentum, norm_epsilon: of batch normalisation, in Keras's meaning (defaults: the paper's Torch).
         input_shape: (height, width, channels); height and width may be `None` (any size).
         classes: number of classes.
@@ -71,7 +72,7 @@ class NetworkSpec(BaseModel):
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     use_bias: bool = False
     initializer: Initializer = "fan_out_normal"
-    stem: Literal["cifar", "imagenet", "whitened"] = "cifar"
+    stem: Literal["cifar", "imagenet", "whitened", "pooled"] = "cifar"
     norm_momentum: float = Field(default=0.9, ge=0, lt=1)
     norm_epsilon: float = Field(default=1e-5, gt=0)
     input_shape: tuple[int | None, int | None, int] = (32, 32, 3)
@@ -92,7 +93,7 @@ class NetworkSpec(BaseModel):
         height, width, channels = self.input_shape
         if channels < 1:
             raise ValueError(f"input_shape={self.input_shape} needs at least one channel.")
-        halvings = len(self.block_layers) - 1 + {"cifar": 0, "whitened": 1, "imagenet": 2}[self.stem]
+        halvings = len(self.block_layers) - 1 + {"cifar": 0, "whitened": 1, "pooled": 1, "imagenet": 2}[self.stem]
         for side in (height, width):
             if side is not None and side < 2**halvings:
                 raise ValueError(
@@ -154,7 +155,8 @@ def _imagenet(layers: tuple[int, ...]) -> NetworkSpec:
 
 #: The named networks. The first nine stand in the paper or its authors' repository; `notebook` is the teaching
 #: notebook's; 121 to 264 are the ImageNet ones; the next three are for small images and short
-#: trainings; `densenet-fast` is the recipe `fast`'s: shallow, widening, on maps that the stem has halved already.
+#: trainings; the last two are shallow and widen, on maps that the stem has halved already: the first is the recipe
+#: `few-shot`'s, the second, whose stem sees every pixel, `fast`'s.
 NETWORKS: Mapping[str, NetworkSpec] = {
     "densenet-40-12": NetworkSpec(depth=40, growth_rate=12),
     "densenet-100-12": NetworkSpec(depth=100, growth_rate=12),
@@ -185,6 +187,9 @@ NETWORKS: Mapping[str, NetworkSpec] = {
     "densenet-bc-40-12": _bc(40, 12),
     "densenet-fast": NetworkSpec(
         layers=(3, 3, 3), growth_rate=32, growth_factor=2, stem_filters=64, compression=0.8, stem="whitened"
+    ),
+    "densenet-fast-pooled": NetworkSpec(
+        layers=(3, 3, 3), growth_rate=32, growth_factor=2, stem_filters=64, compression=0.8, stem="pooled"
     ),
 }
 
@@ -302,10 +307,12 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
         x = layers.ReLU(name="stem_relu")(x)
         x = layers.ZeroPadding2D(1, name="stem_pool_pad", **last)(x)
         x = MaxPool(3, strides=2, name="stem_pool", **last)(x)
-    elif network.stem == "whitened":
+    elif network.stem in ("whitened", "pooled"):
+        pooled = network.stem == "pooled"
         x = Whitening(**last, name="whitening")(inputs)
         x = layers.ReLU(name="stem_relu")(x)
-        x = Conv(network.stem_width, 3, strides=2, padding="same", **stem_conv)(x)
+        x = Conv(network.stem_width, 3, strides=1 if pooled else 2, padding="same", **stem_conv)(x)
+        x = MaxPool(2, name="stem_pool", **last)(x) if pooled else x
     else:
         x = Conv(network.stem_width, 3, padding="same", **stem_conv)(inputs)
 

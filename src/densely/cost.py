@@ -47,14 +47,18 @@ def stages(network: NetworkSpec) -> list[Stage]:
         adds = kernel * height * width
         height, width = (height + 1) // 2, (width + 1) // 2
         parameters += 2 * network.stem_width
-    elif network.stem == "whitened":
+    elif network.stem in ("whitened", "pooled"):
         # The whitening itself is not trained; its maps, twice as many as a 2×2 patch has numbers, feed the 3×3.
         patch = 4 * channels
         kernel = 9 * 2 * patch * network.stem_width
         parameters = kernel + bias * network.stem_width
         adds = 2 * patch * patch * height * width
-        height, width = (height + 1) // 2, (width + 1) // 2
-        adds += kernel * height * width
+        if network.stem == "pooled":
+            adds += kernel * height * width
+            height, width = height // 2, width // 2
+        else:
+            height, width = (height + 1) // 2, (width + 1) // 2
+            adds += kernel * height * width
     else:
         adds = kernel * height * width
     channels = network.stem_width

@@ -22,7 +22,7 @@ networks = st.fixed_dictionaries(
         "layers": st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
         "growth_rate": st.integers(1, 6),
         "growth_factor": st.integers(1, 2),
-        "stem": st.sampled_from(["cifar", "imagenet", "whitened"]),
+        "stem": st.sampled_from(["cifar", "imagenet", "whitened", "pooled"]),
         "stem_filters": st.integers(2, 8),
         "bottleneck": st.booleans(),
         "compression": st.sampled_from([0.5, 0.8, 1.0]),

@@ -125,7 +125,7 @@ def test_digits_have_no_figure_of_the_paper_s(digits: Run) -> None:
         ("cifar10", "densenet-bc-100-12", "paper", {"shift": 4}, {}, None),
         ("cifar10", "densenet-bc-100-12", "paper-augmented", {"cutmix": 1.0}, {}, None),
         ("cifar10", "densenet-bc-100-12", "paper", {}, {"growth_rate": 8}, None),
-        ("cifar10", "densenet-fast", "fast", {}, {}, None),
+        ("cifar10", "densenet-fast-pooled", "fast", {}, {}, None),
     ],
 )
 def test_the_paper_s_figure_belongs_to_one_network_and_one_column(

@@ -59,7 +59,12 @@ class Halve:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The greatest of 3×3 pixels, at every second one; behind a ReLU, so that a border of zeros changes nothing."""
+    """The greatest of 2×2 pixels, or of 3×3 at every second one.
+
+    The latter is behind a ReLU, so that a border of zeros, one pixel wide, changes nothing.
+    """
+
+    side: Literal[2, 3]
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,16 @@ def _stem(model: keras.Model, network: NetworkSpec) -> Iterator[Step]:
     if network.stem == "imagenet":
         yield _folded(convolution, _affine(model.get_layer("stem_norm")), stride=2, padding=3)
         yield Relu()
-        yield MaxPool()
+        yield MaxPool(3)
     elif network.stem == "whitened":
         yield _convolution(model.get_layer("whitening"))
         yield Relu()
         yield Convolution(convolution.kernel, convolution.bias, stride=2)
+    elif network.stem == "pooled":
+        yield _convolution(model.get_layer("whitening"))
+        yield Relu()
+        yield convolution
+        yield MaxPool(2)
     else:
         yield convolution
 

@@ -59,7 +59,8 @@ def _apply(step: Step, x: Any) -> Any:
         case Halve():
             return layers.AveragePooling2D(2, **_LAST)(x)
         case MaxPool():
-            return layers.MaxPooling2D(3, 2, **_LAST)(layers.ZeroPadding2D(1, **_LAST)(x))
+            x = layers.ZeroPadding2D(1, **_LAST)(x) if step.side == 3 else x
+            return layers.MaxPooling2D(step.side, 2, **_LAST)(x)
         case Grow():
             new = x
             for inner in step.steps:

@@ -257,7 +257,12 @@ def network(run: Run) -> Figure:
         elif stage.name == "classifier":
             words, colour = "mean of each map, one linear layer", AFTER
         else:
-            stems = {"cifar": "3×3", "imagenet": "7×7/2, pooling", "whitened": "whitening, 3×3/2"}
+            stems = {
+                "cifar": "3×3",
+                "imagenet": "7×7/2, pooling",
+                "whitened": "whitening, 3×3/2",
+                "pooled": "whitening, 3×3, pooling",
+            }
             words, colour = stems[spec.stem], LINE
         size = counted(spec.classes, "class") if stage.name == "classifier" else f"{h}×{w}×{c}"
         boxes.append((stage.name.replace("_", " "), size, words, colour))

@@ -175,6 +175,13 @@ def test_auto_shows_few_images_more_often() -> None:
         assert str(choice.recipe.epochs) in choice.why
 
 
+def test_fast_takes_smaller_steps_with_smaller_batches_and_moves_shifts_alike() -> None:
+    many, few = (choose("fast", Task("/photos", (32, 32, 3), 10, n)).recipe for n in (50_000, 5_000))
+    assert few.batch_size < many.batch_size
+    assert few.learning_rate < many.learning_rate
+    assert few.learning_rate * few.beta_factor == pytest.approx(many.learning_rate * many.beta_factor)
+
+
 def test_few_shot_holds_nothing_out() -> None:
     assert choose("few-shot", task("cifar10-50", 500)).recipe.val_fraction == 0.0
 

@@ -81,7 +81,7 @@ def test_on_the_page_it_has_the_page_s_colours_and_its_words(digits: Run) -> Non
 
 
 def test_the_network_is_drawn_stage_by_stage(digits: Run) -> None:
-    for name in ("densenet-bc-100-12", "densenet-40-12", "densenet-121", "densenet-fast"):
+    for name in ("densenet-bc-100-12", "densenet-40-12", "densenet-121", "densenet-fast", "densenet-fast-pooled"):
         config = digits.config.model_copy(update={"network": NETWORKS[name], "model": name})
         drawn = figures.network(Run(digits.folder, config, digits.inputs))
         words = {text.get_text() for text in drawn.axes[0].texts}

@@ -336,7 +336,7 @@ def fast(task: Task) -> Choice:
     the convolutions, fast shifts β, one cycle of the learning rate, smoothed labels, flips in turn and reflected
     shifts of 2 pixels, the mean over six views of an image at the end; bfloat16 where the processor has it. After
     Jordan (2024), *94 % on CIFAR-10 in 3.29 seconds on a single GPU*. 2 % of the training images are held out to
-    watch. Reached here: 93.31 % on CIFAR-10 after 20 minutes on 2 cores with bfloat16 (one run, docs/recipes.md).
+    watch. Reached here: 93.3 and 93.4 % on CIFAR-10 after 20 minutes on 2 cores with bfloat16 (docs/recipes.md).
     """
     flip = task.data not in ("digits", *SVHN)
     many = task.images >= 20_000

@@ -9,7 +9,10 @@ from densely.architecture import NETWORKS, NetworkSpec, build, spec
 from densely.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["densenet-40-12", "notebook", "densenet-121", "densenet-bc-16-8", "densenet-fast", "densenet-fast-pooled"])
+@pytest.mark.parametrize(
+    "name",
+    ["densenet-40-12", "notebook", "densenet-121", "densenet-bc-16-8", "densenet-fast", "densenet-fast-pooled"],
+)
 def test_stages_equal_the_built_network(name: str) -> None:
     network = NETWORKS[name]
     model = build(network)

@@ -60,7 +60,8 @@ def sweep(
 ) -> None:
     """Try settings on held-out training images, and tell the best.
 
-    The same command again goes on where a sweep was broken off. The test part is not looked at.
+    Every setting of a training stands in SPACE.toml, those that stay as they are too (epochs = 5). The same
+    command again goes on where a sweep was broken off. The test part is not looked at.
     """
     from densely.interruption import Interrupted
     from densely.report.sweep_page import told

@@ -1,5 +1,7 @@
 """The figures of a sweep's page."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,6 @@ def test_names_on_a_logarithmic_axis_keep_apart(rates: tuple[float, ...]) -> Non
     axis = figure.axes[0].xaxis
     boxes = [label.get_window_extent() for label in axis.get_ticklabels(which="both") if label.get_text()]
     assert boxes
-    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
     shown = [float(label.get_text()) for label in axis.get_ticklabels() if label.get_text()]
     np.testing.assert_allclose([shown[0], shown[-1]], [min(rates), max(rates)], rtol=0.05)

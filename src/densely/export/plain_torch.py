@@ -70,7 +70,7 @@ def _module(step: Step) -> nn.Module:
         case Halve():
             return nn.AvgPool2d(2)
         case MaxPool():
-            return nn.MaxPool2d(step.side, stride=2, padding=step.side // 3)
+            return nn.MaxPool2d(step.side, stride=2, padding=1 if step.side == 3 else 0)
         case Grow():
             return _Grow(step)
 

@@ -312,7 +312,8 @@ def connect(network: NetworkSpec, inputs: Any, *, fused: bool | None = None) -> 
         x = Whitening(**last, name="whitening")(inputs)
         x = layers.ReLU(name="stem_relu")(x)
         x = Conv(network.stem_width, 3, strides=1 if pooled else 2, padding="same", **stem_conv)(x)
-        x = MaxPool(2, name="stem_pool", **last)(x) if pooled else x
+        if pooled:
+            x = MaxPool(2, name="stem_pool", **last)(x)
     else:
         x = Conv(network.stem_width, 3, padding="same", **stem_conv)(inputs)
 

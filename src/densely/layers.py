@@ -7,6 +7,7 @@ channels last and run on any Keras engine; the maths below is the reference that
 A `.keras` file with these layers in it opens with `keras.models.load_model` once this module has been imported.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -86,17 +87,22 @@ class BatchNorm(keras.layers.BatchNormalization):
         return {**super().get_config(), "fused": self.fused}
 
 
-def _copied_by_keras(layer: Any) -> bool:
-    """Whether Keras would copy a layer's maps to channels first in memory, and back."""
-    return bool(keras.backend.backend() == "torch" and layer.data_format == "channels_last")
+def _without_copies(operation: Callable[..., Any], maps: Any, data_format: str, **options: Any) -> Any:
+    """One of Keras's operations on maps, which on PyTorch copies them to channels first in memory, and back.
+
+    Told that they are channels first it copies nothing; PyTorch sees how they lie, and computes the same numbers.
+    """
+    if keras.backend.backend() != "torch" or data_format != "channels_last":
+        return operation(maps, data_format=data_format, **options)
+    found = operation(ops.transpose(maps, (0, 3, 1, 2)), data_format="channels_first", **options)
+    return ops.transpose(found, (0, 2, 3, 1))
 
 
 @keras.saving.register_keras_serializable(package="densely")
 class Conv(keras.layers.Conv2D):
     """Keras's convolution of maps `(N, H, W, C)`, without the copies that it makes of them on PyTorch.
 
-    There Keras 3.15 lays maps out channels first before a convolution and channels last again for it. Told that the
-    maps are channels first it copies nothing; PyTorch sees how they really lie, and computes the same numbers.
+    There Keras 3.15 lays maps out channels first before a convolution and channels last again for it.
 
     Args:
         *args, **kwargs: as in `keras.layers.Conv2D`.
@@ -104,17 +110,15 @@ class Conv(keras.layers.Conv2D):
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """The convolution alone, without bias and activation."""
-        if not _copied_by_keras(self):
-            return super().convolution_op(inputs, kernel)
-        maps = ops.conv(
-            ops.transpose(inputs, (0, 3, 1, 2)),
-            kernel,
+        return _without_copies(
+            ops.conv,
+            inputs,
+            self.data_format,
+            kernel=kernel,
             strides=self.strides,
             padding=self.padding,
             dilation_rate=self.dilation_rate,
-            data_format="channels_first",
         )
-        return ops.transpose(maps, (0, 2, 3, 1))
 
 
 @keras.saving.register_keras_serializable(package="densely")
@@ -127,16 +131,14 @@ class MaxPool(keras.layers.MaxPooling2D):
 
     def call(self, inputs: Any) -> Any:
         """The greatest of each window."""
-        if not _copied_by_keras(self):
-            return super().call(inputs)
-        maps = ops.max_pool(
-            ops.transpose(inputs, (0, 3, 1, 2)),
-            self.pool_size,
+        return _without_copies(
+            ops.max_pool,
+            inputs,
+            self.data_format,
+            pool_size=self.pool_size,
             strides=self.strides,
             padding=self.padding,
-            data_format="channels_first",
         )
-        return ops.transpose(maps, (0, 2, 3, 1))
 
 
 @keras.saving.register_keras_serializable(package="densely")

@@ -374,9 +374,8 @@ def few_shot(task: Task) -> Choice:
     (TrivialAugment, Müller & Hutter 2021). Nothing is held out: images are scarce. `--tune` holds out to compare.
     Reached here on CIFAR-10 with 50 images a class: 59.17 ± 0.41 % (3 seeds, 5 minutes each, docs/recipes.md).
     """
-    choice = fast(task)
     recipe = change(
-        choice.recipe,
+        fast(task).recipe,
         name="few-shot",
         epochs=_epochs(task, views=30_000, least=30, most=150),
         batch_size=50 if task.images < 5_000 else 128,
@@ -387,8 +386,7 @@ def few_shot(task: Task) -> Choice:
         policy="trivial",
         val_fraction=0.0,
     )
-    why = f"strong augmentation, each image seen {recipe.epochs} times"
-    return Choice(recipe, "densenet-fast", {}, why)
+    return Choice(recipe, "densenet-fast", {}, f"strong augmentation, each image seen {recipe.epochs} times")
 
 
 def _epochs(task: Task, views: int, least: int, most: int) -> int:

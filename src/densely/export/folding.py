@@ -129,15 +129,14 @@ def _stem(model: keras.Model, network: NetworkSpec) -> Iterator[Step]:
         yield _folded(convolution, _affine(model.get_layer("stem_norm")), stride=2, padding=3)
         yield Relu()
         yield MaxPool(3)
-    elif network.stem == "whitened":
+    elif network.stem in ("whitened", "pooled"):
         yield _convolution(model.get_layer("whitening"))
         yield Relu()
-        yield Convolution(convolution.kernel, convolution.bias, stride=2)
-    elif network.stem == "pooled":
-        yield _convolution(model.get_layer("whitening"))
-        yield Relu()
-        yield convolution
-        yield MaxPool(2)
+        if network.stem == "pooled":
+            yield convolution
+            yield MaxPool(2)
+        else:
+            yield Convolution(convolution.kernel, convolution.bias, stride=2)
     else:
         yield convolution
 

@@ -105,8 +105,8 @@ def slices(trials: Sequence[Trial], searched: Sequence[Axis], score: str) -> Fig
         elif axis.log:
             place.set_xscale("log")
             # Within a decade Matplotlib names every tenth, one over the other.
-            ticks = dict.fromkeys(f"{tick:.2g}" for tick in np.geomspace(min(x), max(x), 3)) if x else {}
-            place.set_xticks([float(tick) for tick in ticks], [f"{float(tick):g}" for tick in ticks])
+            ticks = sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(x), max(x), 3)})
+            place.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             place.minorticks_off()
     for place in grid[len(searched) :]:
         place.set_visible(False)

@@ -1,11 +1,14 @@
 """The first signal asks, the second ends."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,43 @@ def test_deferred_it_is_only_noted() -> None:
     with StopSignals() as signals, signals.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGTERM
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """What coverage is measured with is there again afterwards."""
+    before = sys.gettrace()
+    yield
+    sys.settrace(before)
+
+
+@pytest.mark.usefixtures("traced")
+def test_an_import_is_brought_to_its_end_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outer_one.py").write_text("import inner_one\nfinished = True\n")
+    (tmp_path / "inner_one.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nfinished = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        import outer_one  # noqa: F401
+
+        pytest.fail("It went on.")
+
+    with StopSignals(), pytest.raises(Interrupted):
+        work()
+    assert sys.modules["outer_one"].finished and sys.modules["inner_one"].finished
+    assert sys.gettrace() is None
+
+
+@pytest.mark.usefixtures("traced")
+def test_where_the_importer_has_nothing_more_to_do_it_is_raised_as_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "last_one.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\nfinished = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with StopSignals(), pytest.raises(Interrupted) as caught:
+        importlib.import_module("last_one")
+    assert caught.value.exit_code == 143
+    assert sys.modules["last_one"].finished
 
 
 def test_a_second_one_ends_the_process_at_once() -> None:

@@ -39,8 +39,11 @@ class StopSignals:
     Inside `deferred()` nothing is raised: `received` has the signal's number, and whoever looks at it raises. Python
     lets only the main thread handle signals; elsewhere this does nothing.
 
-    One inside another raises what the outer one has received: an exception that rises in a callback, of the import
-    system say, is dropped by Python, and the signal would have been for nothing.
+    In the middle of an import nothing is raised either: code in C that imports something may end the process for it,
+    and a module half imported breaks what comes later. It is raised as soon as the import is done.
+
+    One inside another raises what the outer one has received: an exception that rises in a callback, of a weak
+    reference say, is dropped by Python, and the signal would have been for nothing.
 
     Args:
         numbers: of the signals.
@@ -51,6 +54,7 @@ class StopSignals:
         self.received: int | None = None
         self._deferring = False
         self._before: dict[int, Any] = {}
+        self._entered_from: FrameType | None = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -58,6 +62,7 @@ class StopSignals:
                 outer = getattr(signal.getsignal(number), "__self__", None)
                 if isinstance(outer, StopSignals) and outer.received is not None:
                     raise Interrupted(outer.received)
+            self._entered_from = sys._getframe(1)
             for number in self.numbers:
                 self._before[number] = signal.signal(number, self._handle)
         return self
@@ -65,6 +70,7 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._entered_from = None
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -79,8 +85,32 @@ class StopSignals:
         if self.received is not None:
             _end_at_once(number)
         self.received = number
-        if not self._deferring:
+        if self._deferring:
+            return
+        if importing := self._importing(frame):
+            _raise_in(importing, Interrupted(number))
+        else:
             raise Interrupted(number)
+
+    def _importing(self, frame: FrameType | None) -> FrameType | None:
+        """The outermost frame in here that waits for an import."""
+        found = None
+        while frame is not None and frame is not self._entered_from:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                found = frame.f_back
+            frame = frame.f_back
+        return found
+
+
+def _raise_in(frame: FrameType, error: BaseException) -> None:
+    """Raise it as soon as the frame goes on, as debuggers do."""
+
+    def raise_now(*_: object) -> NoReturn:
+        raise error  # which ends the tracing
+
+    frame.f_trace = raise_now
+    if sys.gettrace() is None:
+        sys.settrace(lambda *_: None)  # or no frame is traced
 
 
 def _end_at_once(number: int) -> NoReturn:

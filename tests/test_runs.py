@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 from processes import densely
 from rich.console import Console
+from small import SMALL
 
 from densely import runs
 from densely.architecture import build
@@ -20,7 +21,7 @@ from densely.training.single import train
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     quiet = Console(quiet=True)
-    return train("digits", model="densenet-bc-16-8", epochs=1, limit=100, out=tmp_path / "run", console=quiet)
+    return train("digits", model=SMALL, epochs=1, limit=100, out=tmp_path / "run", console=quiet)
 
 
 def test_a_config_survives_its_file(run: Run) -> None:
@@ -131,7 +132,7 @@ def change_network(run: Run, change: dict[str, object]) -> None:
     (run.folder / "config.toml").write_text(tomli_w.dumps(values))
 
 
-@pytest.mark.parametrize("change", [{"growth_rate": 9000}, {"layers": [4000] * 3, "depth": None}])
+@pytest.mark.parametrize("change", [{"growth_rate": 9000}, {"layers": [4000] * 3, "depth": None, "blocks": None}])
 def test_a_config_of_a_giant_network_gets_no_memory(change: dict[str, object], run: Run) -> None:
     change_network(run, change)
     with pytest.raises(DataError, match="belongs to another network"):

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import pytest
 from browser import DESK, PHONE, browsers_end, fits, opened  # noqa: F401
 from rich.console import Console
+from small import SMALL
 
 from densely.errors import DenselyError
 from densely.interruption import Interrupted
@@ -28,7 +29,7 @@ from densely.training.live.page import LivePage
 from densely.training.repeats import repeat
 from densely.training.single import train
 
-TINY = {"model": "densenet-bc-16-8", "epochs": 2, "limit": 200, "batch_size": 32, "val_fraction": 0.2}
+TINY = {"model": SMALL, "epochs": 2, "limit": 200, "batch_size": 32, "val_fraction": 0.2}
 #: Words of a chart that its frame cuts off.
 OUTSIDE = """[...document.querySelectorAll("svg.chart text")].filter(text => {
     const word = text.getBoundingClientRect(), frame = text.ownerSVGElement.getBoundingClientRect();

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from small import SMALL
 
 from densely import data
 from densely.errors import UsageError
@@ -18,7 +19,7 @@ from densely.training.parts import parts_of
 from densely.training.repeats import repeat
 from densely.training.single import train
 
-TINY = {"model": "densenet-bc-16-8", "epochs": 1, "limit": 120, "console": Console(quiet=True), "recipe": "auto"}
+TINY = {"model": SMALL, "epochs": 1, "limit": 120, "console": Console(quiet=True), "recipe": "auto"}
 
 
 def test_folds_score_every_image_once(tmp_path: Path) -> None:

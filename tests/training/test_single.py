@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from small import SMALL
 
 import densely
 from densely import data
@@ -26,7 +27,7 @@ from densely.training.parts import parts_of
 from densely.training.single import train
 
 QUIET = Console(quiet=True)
-TINY = {"model": "densenet-bc-16-8", "epochs": 2, "console": QUIET}
+TINY = {"model": SMALL, "epochs": 2, "console": QUIET}
 
 
 @pytest.fixture(scope="module")

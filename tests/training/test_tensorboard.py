@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from small import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from densely.errors import DataError, UsageError
@@ -17,7 +18,7 @@ from densely.training.batches import Batches
 from densely.training.single import train
 from densely.training.tensorboard import TAGS
 
-TINY = {"model": "densenet-bc-16-8", "limit": 100, "batch_size": 32, "epochs": 3, "console": Console(quiet=True)}
+TINY = {"model": SMALL, "limit": 100, "batch_size": 32, "epochs": 3, "console": Console(quiet=True)}
 
 
 def agrees(run: Run, reader: EventAccumulator | None = None) -> None:

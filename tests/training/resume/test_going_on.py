@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Command, Done, densely
 from rich.console import Console
+from small import SMALL
 
 from densely.errors import DataError, DenselyError, UsageError
 from densely.interruption import Interrupted
@@ -30,7 +31,7 @@ OPTIONS = [
     *("--model", "densenet-bc-16-8", "--limit", "200", "--epochs", "4", "--batch-size", "32", "--dropout", "0.2"),
     *("--shift", "1", "--flip", "--ema", "0.9", "--accumulate", "2", "--mixup", "0.2", "--save-every", "3"),
 ]
-QUICK = {"model": "densenet-bc-16-8", "limit": 200, "epochs": 2, "batch_size": 32, "console": Console(quiet=True)}
+QUICK = {"model": SMALL, "limit": 200, "epochs": 2, "batch_size": 32, "console": Console(quiet=True)}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -19,7 +19,6 @@ from conversion.refusing import refused
 import densely
 from densely import conversion
 from densely.architecture import NETWORKS
-from densely.data.cifar import CIFAR10_NAMES
 from densely.errors import DataError, UsageError
 from densely.model_file import ModelFile
 
@@ -78,10 +77,6 @@ def test_the_notebook_s_own_network_is_recognised(tmp_path: Path, monkeypatch: p
     assert found.inputs.preprocessing["kind"] == "unit"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found.header.origin == f"Converted from 93.h5, weights that Keras 2 saved (SHA-256 {digest})."
-
-
-def test_the_names_of_cifar_10_are_those_of_the_archive(cifar_dir: Path) -> None:
-    assert densely.load("cifar10", data_dir=cifar_dir).train.class_names == CIFAR10_NAMES
 
 
 def test_names_in_the_file_are_not_trusted(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from densely.sweeps.trial import Order, Result
 from densely.training.batches import Batches
 from densely.training.single import train
 
-FIXED = {"model": "densenet-bc-16-8", "epochs": 2}
+FIXED = {"model": "densenet-bc-16-8", "depth": 10, "epochs": 2}
 RATES = {"learning_rate": {"low": 0.001, "high": 1.0, "log": True}}
 SPACE = parse({**FIXED, **RATES, "growth_rate": [4, 8]})
 QUIET = Console(quiet=True)
@@ -198,7 +198,7 @@ def test_a_trial_that_fails_is_told_and_the_sweep_goes_on(tmp_path: Path) -> Non
         (SPACE, {"jobs": 0}, "--jobs must be at least 1"),
         (SPACE, {"ray": "ray://10.0.0.1:10001"}, "start this one within it"),
         (parse({**RATES, "recipe": "notebook"}), {}, "give a schedule too"),
-        (parse({"depth": {"low": 17, "high": 18}, **FIXED}), {}, "depth 17 does not fit"),
+        (parse({**FIXED, "depth": {"low": 17, "high": 18}}), {}, "depth 17 does not fit"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_written(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from small import SMALL
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -315,7 +316,7 @@ def graphs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "aside", lambda step: step())
 
 
-TINY = {"model": "densenet-bc-16-8", "limit": 150, "epochs": 2, "batch_size": 32, "network": {"dropout": 0.2}}
+TINY = {"model": SMALL, "limit": 150, "epochs": 2, "batch_size": 32, "network": {"dropout": 0.2}}
 TINY |= {"ema": 0.9, "mixup": 0.2, "optimizer": "muon", "console": Console(quiet=True)}
 
 

@@ -100,7 +100,7 @@ def test_the_model_is_an_ordinary_functional_keras_model() -> None:
         ({"compression": 0.0}, ["compression=0.0", "greater than 0"]),
         ({"input_shape": (3, 32, 1)}, ["(3, 32, 1)", "too small", "at least 4"]),
         ({"input_shape": (32, 32, 0)}, ["at least one channel"]),
-        ({"layers": (4, 4)}, ["layers=(4, 4)", "depth"]),
+        ({"layers": (4, 4), "depth": 40}, ["layers=(4, 4)", "leave depth and blocks out"]),
         ({"growht_rate": 3}, ["There is no network setting named 'growht_rate'", "growth_rate"]),
         ({"depth": None, "layers": (3, 0)}, ["every block needs at least one layer"]),
     ],
@@ -111,6 +111,16 @@ def test_what_does_not_fit_is_told_in_one_sentence(changes: dict, words: list[st
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_depth_and_layers_take_one_another_s_place() -> None:
+    assert spec("densenet-40-12", layers=(4, 5)).block_layers == (4, 5)
+    assert spec(spec("densenet-40-12", blocks=2), layers=(1, 2, 3)).block_layers == (1, 2, 3)
+    deeper = spec("densenet-fast", depth=22)
+    assert deeper.block_layers == (6, 6, 6)
+    assert (deeper.stem, deeper.growth_rates) == ("whitened", (32, 64, 128))
+    assert spec("densenet-121", depth=36).block_layers == (4, 4, 4, 4)  # over as many blocks
+    assert spec("densenet-121", depth=40, blocks=3).block_layers == (6, 6, 6)
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

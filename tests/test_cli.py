@@ -265,6 +265,7 @@ def test_every_setting_reaches_the_training_under_the_recipe_s_name(
         (["show", "digitz"], 2, "did you mean digits"),
         (["find-lr", "digits", "--out", "x.banana"], 2, "x.banana has no picture's ending"),
         (["find-lr", "digits", "--model", "densenet-40"], 2, "did you mean densenet-40-12"),
+        (["find-lr", "digits", "--size", "big"], 2, "--size must look like 64 or 48x64"),
         (["train", "digits", "--seeds", "2", "--epochs", "0"], 2, "epochs=0"),
         (["train", "digits", "--jobs", "2"], 2, "--jobs is for --seeds and --folds"),
         (["sweep", "space.toml", "digits"], 2, "--trials"),

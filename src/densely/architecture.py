@@ -83,8 +83,7 @@ class NetworkSpec(BaseModel):
         if self.layers is not None:
             if self.depth is not None or self.blocks is not None:
                 raise ValueError(
-                    f"layers={self.layers} already says how deep each block is: leave depth and blocks out, "
-                    "or set layers to None."
+                    f"layers={self.layers} already says how deep each block is: leave depth and blocks out."
                 )
             if not self.layers or min(self.layers) < 1:
                 raise ValueError(f"layers={self.layers}: every block needs at least one layer.")
@@ -215,7 +214,8 @@ def spec(network: NetworkSpec | str, **changes: Any) -> NetworkSpec:
 
     Args:
         network: a name in `NETWORKS` (letter case does not matter) or a spec.
-        **changes: fields of `NetworkSpec` and their new values.
+        **changes: fields of `NetworkSpec` and their new values. `depth` takes the place of `layers`, over as many
+            blocks, and `layers` that of `depth` and `blocks`.
 
     Raises:
         UsageError: for an unknown name or field, or values that do not go together; the message says which.
@@ -229,8 +229,13 @@ def spec(network: NetworkSpec | str, **changes: Any) -> NetworkSpec:
     for field in changes:
         if field not in NetworkSpec.model_fields:
             raise unknown("network setting", field, NetworkSpec.model_fields)
+    before = base.model_dump()
+    if changes.get("layers") is not None:
+        before |= {"depth": None, "blocks": None}
+    elif changes.get("depth") is not None and base.layers is not None:
+        before |= {"layers": None, "blocks": len(base.layers)}
     try:
-        return NetworkSpec(**{**base.model_dump(), **changes})
+        return NetworkSpec(**{**before, **changes})
     except ValidationError as error:
         raise from_validation("network", error) from None
 

@@ -91,7 +91,7 @@ def explain(precision: str, say: Callable[[str], None]) -> str:
     reason = library.why_not(dtype)
     if reason is None:
         return "compiled loops"
-    say(f"The dense blocks run on PyTorch's operators, two to three times slower than compiled: {reason}.")
+    say(f"The dense blocks run on PyTorch's operators, about three times slower than compiled: {reason}.")
     return f"PyTorch operators: {reason}"
 
 

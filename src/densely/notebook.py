@@ -130,7 +130,6 @@ def create_dense_net(
     nb_layers = (depth - 4) // nb_block
     network = architecture.spec(
         architecture.NETWORKS["notebook"],
-        depth=None,
         layers=(nb_layers // 2 if bottleneck else nb_layers,) * nb_block,
         growth_rate=growth_rate,
         stem_filters=nb_filter,

@@ -212,8 +212,16 @@ def test_folds_that_cannot_be():
     ("amount", "seed"), [(0, 0), (10, 0), (-1, 0), (0.0, 0), (1.0, 0), (1.5, 0), (True, 0), (float("nan"), 0), (2, -1)]
 )
 def test_impossible_amounts(amount, seed):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"between 1 and 9|A fraction of .* between 0 and 1|seed"):
         stratified(np.zeros(10, dtype=np.int64), amount, seed)
+
+
+def test_a_fraction_leaves_an_image_on_either_side():
+    assert [part.tolist() for part in stratified(np.zeros(2, dtype=np.int64), 0.9, 0)] in ([[0], [1]], [[1], [0]])
+    for fraction, held_out in ((0.001, 1), (0.1, 1), (0.25, 3), (0.999, 9)):
+        assert len(stratified(np.zeros(10, dtype=np.int64), fraction, 0)[1]) == held_out
+    with pytest.raises(UsageError, match="1 image cannot be divided in two"):
+        stratified(np.zeros(1, dtype=np.int64), 0.5, 0)
 
 
 def test_complete_takes_the_test_first_then_validation():
@@ -225,6 +233,8 @@ def test_complete_takes_the_test_first_then_validation():
         assert part.fingerprint() == source.take(indices).fingerprint()
     other, _ = complete(Parts(source), val_fraction=0.3, test_fraction=0.2, seed=5)
     assert other.test.fingerprint() == parts.test.fingerprint()
+    assert (parts.val.source, parts.test.source) == ("toy, held out for validation", "toy, held out for the test")
+    assert complete(Parts(source))[1] == complete(Parts(source), seed=0)[1]
 
 
 def test_complete_leaves_what_the_source_defines():
@@ -248,9 +258,13 @@ def test_a_class_too_small_to_divide_is_named():
         complete(Parts(dataset([10, 1]), test=dataset([2, 2])))
     parts, _ = complete(Parts(dataset([10, 1]), test=dataset([2, 2])), val_fraction=0)  # nothing to divide
     assert len(parts.train) == 11
+    parts, _ = complete(Parts(dataset([3, 0, 3])))  # as few as can be; a class without images is in nobody's way
+    assert (len(parts.train), len(parts.val), len(parts.test)) == (4, 1, 1)
 
 
-@pytest.mark.parametrize("fractions", [{"val_fraction": 1}, {"val_fraction": -0.1}, {"test_fraction": 0}])
+@pytest.mark.parametrize(
+    "fractions", [{"val_fraction": 1}, {"val_fraction": -0.1}, {"test_fraction": 0}, {"test_fraction": 1}]
+)
 def test_complete_refuses(fractions):
     with pytest.raises(UsageError, match="fraction"):
         complete(Parts(dataset([10, 10])), **fractions)
@@ -265,10 +279,14 @@ def test_record_survives_json():
 
 
 def test_limit_is_stratified_and_only_ever_shrinks():
-    parts = Parts(dataset([60, 30, 10]), test=dataset([4, 4, 4]))
+    parts = Parts(dataset([60, 30, 10]), dataset([20, 10, 10]), dataset([4, 4, 4]))
     limited = limit(parts, 20, seed=0)
     assert limited.train.class_counts().tolist() == [12, 6, 2]
+    assert limited.val.class_counts().tolist() == [10, 5, 5]
     assert limited.test is parts.test
+    assert limit(limited, 20, seed=1).train is limited.train
+    alone = limit(Parts(parts.train), 1, seed=0)
+    assert (len(alone.train), alone.val, alone.test) == (1, None, None)
     assert limit(parts, 20, seed=0).train.fingerprint() == limited.train.fingerprint()
     assert limit(parts, 20, seed=1).train.fingerprint() != limited.train.fingerprint()
     with pytest.raises(UsageError, match="at least 1"):

@@ -27,7 +27,11 @@ def export(
     images: Annotated[str, typer.Option(metavar="N|all", help="Test images that it is compared on.")] = "1000",
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="The folder for the model and its card.", show_default="RUN/export/FORMAT"),
+        typer.Option(
+            "--out",
+            help="The folder for the model and its card.",
+            show_default="RUN/export/FORMAT; of a model file NAME-FORMAT",
+        ),
     ] = None,
     weights: WeightsOption = "final",
     data_dir: DataDir = None,

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from densely.commands.options import DataDir, FreezeOption, ModelOption, RatesOption, SkipBad, StartOption, given, known
+from densely.commands.options import (
+    Channels,
+    DataDir,
+    FreezeOption,
+    ImageSize,
+    ModelOption,
+    RatesOption,
+    SkipBad,
+    StartOption,
+    given,
+    image_size,
+    known,
+)
 from densely.commands.terminal import out
 from densely.console import tell
 from densely.errors import UsageError
@@ -27,6 +39,8 @@ def find_lr(
     picture: Annotated[Path, typer.Option("--out", help="The curve, PNG or SVG.")] = Path("find-lr.png"),
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use at most this many images.", show_default="all")] = None,
+    size: ImageSize = None,
+    channels: Channels = None,
     skip_bad: SkipBad = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -49,6 +63,8 @@ def find_lr(
         steps=steps,
         seed=seed,
         limit=limit,
+        size=image_size(size),
+        channels=channels,
         skip_bad=skip_bad,
         data_dir=data_dir,
         console=out,

@@ -36,17 +36,21 @@ def serve(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A proxy's name for this server; may be repeated.", show_default="none"),
+        typer.Option(
+            metavar="NAME",
+            help="A proxy's name for this server, where only this machine is let in; may be repeated.",
+            show_default="none",
+        ),
     ] = None,
     weights: WeightsOption = "final",
     samples: Annotated[
-        Path | None, typer.Option(help="A folder of images that the page offers.", show_default="test images")
+        Path | None, typer.Option(help="A folder of images that the page offers.", show_default="a run's test images")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Threads that compute a batch.", show_default="one a core")
     ] = None,
     max_batch: Annotated[int, _limit("Images answered together.", 1, 1024)] = Limits.batch,
-    max_queue: Annotated[int, _limit("Images that may wait.", 1, 100_000)] = Limits.queue,
+    max_queue: Annotated[int, _limit("Images that may wait; at least --max-images.", 1, 100_000)] = Limits.queue,
     max_requests: Annotated[int, _limit("Requests at work at one time.", 1, 10_000)] = Limits.requests,
     max_connections: Annotated[int, _limit("Connections open at one time.", 1, 100_000)] = Limits.connections,
     max_images: Annotated[int, _limit("Images a request.", 1, 10_000)] = Limits.images,

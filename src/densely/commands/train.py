@@ -82,9 +82,13 @@ def train(
     warmup: Annotated[float | None, _setting("Share of the steps in which the rate rises.")] = None,
     cooldown: Annotated[float | None, _setting("Share of the steps in which a trapezoid falls.")] = None,
     optimizer: Annotated[str | None, _setting("What moves the weights.", metavar="sgd|muon|adamw")] = None,
-    momentum: Annotated[float | None, _setting("Share of the last step that goes on in the next (SGD, Muon).")] = None,
+    momentum: Annotated[
+        float | None, _setting("Share of the last step that goes on in the next (SGD; Muon: not of kernels).")
+    ] = None,
     beta_factor: Annotated[float | None, _setting("Shifts β learn so many times faster (SGD, Muon).")] = None,
-    weight_decay: Annotated[float | None, _setting("λ: how strongly weights are drawn towards 0.")] = None,
+    weight_decay: Annotated[
+        float | None, _setting("λ: how strongly weights are drawn towards 0 (Muon: not kernels).")
+    ] = None,
     decay_on: Annotated[
         str | None,
         _setting("λ·w in the gradient of all parameters (the paper), or l2(λ) on kernels.", metavar="all|kernels"),

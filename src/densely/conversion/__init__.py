@@ -184,9 +184,7 @@ def _network(path: Path, base: NetworkSpec, structure: Structure, size: tuple[in
         # Written by its depth, as the paper and the notebook name such networks.
         each = network.block_layers[0] * (2 if network.bottleneck else 1)
         blocks = len(network.block_layers)
-        network = architecture.spec(
-            network, layers=None, depth=4 + each * blocks, blocks=None if blocks == 3 else blocks
-        )
+        network = architecture.spec(network, depth=4 + each * blocks, blocks=None if blocks == 3 else blocks)
     return architecture.spec(network, input_shape=(*size, structure.channels))
 
 

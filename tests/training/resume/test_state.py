@@ -65,8 +65,10 @@ def test_another_network_is_refused_and_nothing_changed() -> None:
 
 
 def test_averages_are_part_of_it() -> None:
-    model, averages = trained(), [torch.arange(3.0), torch.ones(2, 2)]
+    model, averages = trained(), [torch.arange(3.0), torch.arange(6.0).reshape(2, 3).T]
     taken = state.tensors(model, averages)
+    assert all(value.flags.c_contiguous for value in taken.values())  # as files of arrays want them
+    np.testing.assert_array_equal(taken["average/0001"], [[0, 3], [1, 4], [2, 5]])
     averages[0].zero_()
     state.put_tensors_back(taken, model, averages)
     assert averages[0].tolist() == [0, 1, 2]
@@ -94,6 +96,6 @@ def test_a_generator_of_another_length_is_refused() -> None:
     taken = state.generators()
     short = {**taken, "torch": [taken["torch"][0][:-2]]}
     before = torch.get_rng_state()
-    with pytest.raises(ValueError, match="the state of PyTorch's generator has another length"):
+    with pytest.raises(ValueError, match=r"^the state of PyTorch's generator has another length$"):
         state.put_generators_back(short)
     assert torch.equal(torch.get_rng_state(), before)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -31,15 +31,6 @@ def test_deferred_it_is_only_noted() -> None:
         assert signals.received == signal.SIGTERM
 
 
-@pytest.fixture
-def traced() -> Iterator[None]:
-    """What coverage is measured with is there again afterwards."""
-    before = sys.gettrace()
-    yield
-    sys.settrace(before)
-
-
-@pytest.mark.usefixtures("traced")
 def test_an_import_is_brought_to_its_end_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "outer_one.py").write_text("import inner_one\nfinished = True\n")
     (tmp_path / "inner_one.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nfinished = True\n")
@@ -53,10 +44,43 @@ def test_an_import_is_brought_to_its_end_first(tmp_path: Path, monkeypatch: pyte
     with StopSignals(), pytest.raises(Interrupted):
         work()
     assert sys.modules["outer_one"].finished and sys.modules["inner_one"].finished
-    assert sys.gettrace() is None
 
 
-@pytest.mark.usefixtures("traced")
+def test_it_is_raised_in_the_block_that_the_import_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "only_one.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted), StopSignals():
+        import only_one  # noqa: F401
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_debugger_goes_on_tracing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "traced_one.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before, seen = sys.gettrace(), []
+
+    def debugger(frame: FrameType, event: str, argument: object) -> None:
+        seen.append(frame.f_code.co_name)
+
+    def work() -> None:
+        import traced_one  # noqa: F401
+
+        pytest.fail("It went on.")
+
+    def afterwards() -> None:
+        pass
+
+    sys.settrace(debugger)
+    try:
+        with pytest.raises(Interrupted), StopSignals():
+            work()
+        afterwards()
+    finally:
+        sys.settrace(before)
+    assert "afterwards" in seen
+
+
 def test_where_the_importer_has_nothing_more_to_do_it_is_raised_as_it_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ class StopSignals:
         self._deferring = False
         self._before: dict[int, Any] = {}
         self._entered_from: FrameType | None = None
+        self._traced_by: Any = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -63,14 +64,21 @@ class StopSignals:
                 if isinstance(outer, StopSignals) and outer.received is not None:
                     raise Interrupted(outer.received)
             self._entered_from = sys._getframe(1)
-            for number in self.numbers:
-                self._before[number] = signal.signal(number, self._handle)
+            try:
+                for number in self.numbers:
+                    self._before[number] = signal.signal(number, self._handle)
+            except Interrupted:  # by the first signal, before the second has its handler
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._entered_from = None
+        if self._traced_by is not None:
+            sys.settrace(self._traced_by)
+            self._traced_by = None
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -88,6 +96,7 @@ class StopSignals:
         if self._deferring:
             return
         if importing := self._importing(frame):
+            self._traced_by = sys.gettrace()  # a debugger, or what measures coverage; there again when this is left
             _raise_in(importing, Interrupted(number))
         else:
             raise Interrupted(number)
@@ -103,14 +112,13 @@ class StopSignals:
 
 
 def _raise_in(frame: FrameType, error: BaseException) -> None:
-    """Raise it as soon as the frame goes on, as debuggers do."""
+    """Raise it as soon as the frame goes on, as debuggers do: at its next instruction, still in the same block."""
 
     def raise_now(*_: object) -> NoReturn:
         raise error  # which ends the tracing
 
-    frame.f_trace = raise_now
-    if sys.gettrace() is None:
-        sys.settrace(lambda *_: None)  # or no frame is traced
+    frame.f_trace, frame.f_trace_lines, frame.f_trace_opcodes = raise_now, True, True
+    sys.settrace(lambda *_: None)  # or no frame is traced; one written in C would not ask frames
 
 
 def _end_at_once(number: int) -> NoReturn:

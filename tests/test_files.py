@@ -25,6 +25,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
+def test_a_name_that_cannot_be_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written: File name too long"):
+        write_whole(tmp_path / ("a" * 250), lambda aside: aside.write_text("whole"))
+
+
 def test_what_can_be_made_again_is_this_user_s_alone_and_need_not_be_written(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "found.json"
     write_cache(path, lambda stream: stream.write(b"[1]"))

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -176,7 +176,8 @@ def predict_to_csv(
     except OSError as error:
         kept = f"; the first {done:,} of {total:,} rows are in {partial}" if done else ""
         if not done:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
         raise DataError(f"{out} cannot be written: {error.strerror or error}{kept}.") from None
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
@@ -184,7 +185,8 @@ def predict_to_csv(
             raise Interrupted(
                 number, None, f"after {done:,} of {total:,} images; their rows are in {partial}"
             ) from None
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise Interrupted(number, None, "before the first images were done") from None
     if bad == done:
         raise DataError(f"Of {counted(done, 'image')} none could be read: the column error of {out} says why.")

@@ -98,9 +98,13 @@ def main() -> None:
         from densely.training.out_of_memory import ran_out
 
         if ran_out(error):
-            _end("Out of memory: try a smaller --batch-size or network.", 1)
+            trains = sys.argv[1:2] in (["train"], ["find-lr"])
+            remedy = "try a smaller --batch-size or network" if trains else "close other programs"
+            _end(f"Out of memory: {remedy}.", 1)
         if os.environ.get("DENSELY_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            _end(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 1)
         _end(
             f"Unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]} "
             "(this is a fault of Densely; set DENSELY_DEBUG=1 to see where).",

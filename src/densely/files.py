@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from densely.errors import DataError
+from densely.errors import DataError, reason
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -20,9 +20,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         aside.replace(path)
         flush(path.parent)
     except (OSError, RuntimeError) as error:  # HDF5 tells a full disk by a RuntimeError
-        raise DataError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
+        raise DataError(f"{path} cannot be written: {getattr(error, 'strerror', None) or reason(error)}.") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that may not be written does not say that there is none
+            aside.unlink()
 
 
 def write_cache(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -161,7 +161,10 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
         if self.warmup + (self.cooldown if self.schedule == "trapezoid" else 0.0) > 1:
-            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} together pass the whole training.")
+            raise ValueError(
+                f"warmup={self.warmup} and cooldown={self.cooldown} together pass the whole training: their sum must "
+                "be at most 1."
+            )
         return self
 
 

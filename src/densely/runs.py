@@ -516,6 +516,7 @@ class HistoryFile:
     Args:
         path: of the file; None keeps the rows in memory only.
         rows: that it begins with.
+        begin: whether to write the file now, in place of one that may be there.
 
     Attributes:
         rows: what it holds, with the file's columns.
@@ -523,10 +524,10 @@ class HistoryFile:
 
     columns = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 
-    def __init__(self, path: Path | None, rows: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(self, path: Path | None, rows: Sequence[dict[str, Any]] = (), begin: bool = True) -> None:
         self.path = path
         self.rows = list(rows)
-        if path is not None:
+        if path is not None and begin:
             write_whole(path, self._write_all)
 
     def add(self, row: dict[str, Any]) -> None:

@@ -303,3 +303,9 @@ def test_a_class_of_which_nothing_is_left(pets):
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match="Of 8 images looked at none can be read"):
         folder.load(pets, skip_bad=True)
+
+
+@pytest.mark.parametrize("channels", [-1, 0, 2, 5])
+def test_channels_that_no_image_has_are_refused(pets, channels):
+    with pytest.raises(UsageError, match=f"cannot be given {channels} channels: choose 1"):
+        folder.load(pets, channels=channels)

@@ -142,6 +142,11 @@ def test_a_wrong_table_is_told_in_one_sentence(write, lines, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_header_of_many_names_is_still_told_what_it_lacks(write):
+    with pytest.raises(DataError, match="has no column"):
+        load(write(",".join(["label", *(f"pixel{i}" for i in range(20_000))]), "cat"))
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_another_encoding(write, encoding):
     with pytest.raises(DataError, match=r"labels\.csv, line \d is not UTF-8"):

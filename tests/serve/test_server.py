@@ -111,6 +111,7 @@ def test_wrong_options_are_told(tiny: Path, tmp_path: Path) -> None:
     options: dict[str, object]
     for options, kind, said in (
         ({"host": "not a host"}, UsageError, "is no address of a machine"),
+        ({"weights": "best"}, UsageError, "holds one set of weights: leave --weights out"),
         ({"token": "short"}, UsageError, "--token must be at least 8"),
         ({"token": "with spaces in it"}, UsageError, "--token must be at least 8"),
         ({"samples": tmp_path / "nothing"}, UsageError, "There is no folder"),

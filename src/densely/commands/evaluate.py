@@ -33,7 +33,8 @@ def evaluate(
     parts = parts_of(run, data_dir)
     dataset = getattr(parts, part)
     if dataset is None:
-        raise UsageError(f"{run_folder} has no {part} part.")
+        there = ", ".join(name for name in ("train", "val", "test") if getattr(parts, name) is not None)
+        raise UsageError(f"{run_folder} has no {part} part; there are: {there}.")
     model, views = run.model(chosen), run.config.recipe.views
     if part == "test":
         found = evaluation.evaluate_held_out(model, run.preprocessing, val=parts.val, test=dataset, views=views)["test"]

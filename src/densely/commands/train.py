@@ -247,14 +247,14 @@ def train(
     }
     if (devices is not None or "RANK" in os.environ) and (seeds is not None or folds is not None):
         raise UsageError("--seeds and --folds train one after the other, in one process: leave them or --devices out.")
+    if jobs is not None and seeds is None and folds is None:
+        raise UsageError("--jobs is for --seeds and --folds: a training alone has all threads already.")
     if _launched(devices, peer_timeout):
         return
     from densely.training.repeats import repeat
 
     try:
         if seeds is None and folds is None:
-            if jobs is not None:
-                raise UsageError("--jobs is for --seeds and --folds: a training alone has all threads already.")
             densely.train(source, seed=seed, peer_timeout=peer_timeout, **options)
         elif source is None:
             raise UsageError("Name the DATA to train on: --seeds and --folds need it beside a --config.")

@@ -87,13 +87,18 @@ def load(
         workers: of a folder or table: processes that read then; default as many as processors, 8 at most.
 
     Raises:
-        UsageError: no such name, folder or table, or `size`, `channels` or `skip_bad` for one that is no files.
+        UsageError: no such name, folder or table, or `size`, `channels`, `skip_bad`, `cache` or `workers` for
+            one that is no files.
         DataError: the data are damaged or unusable.
         DenselyError: a file is absent and cannot be downloaded.
     """
     name = os.fspath(name)
     if name not in SOURCES:
-        path = Path(name).expanduser()
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # a run could not write down what it was trained on
+            raise UsageError(f"The name {name!r} is not UTF-8: rename the folder or table.") from None
+        path = Path(os.path.expanduser(name))  # which leaves the ~ of a user who is not there
         reading: Reading = {
             "size": size,
             "channels": channels,
@@ -115,8 +120,10 @@ def load(
         raise UsageError(f"{name} has its own image size and channels: leave size and channels out.")
     if skip_bad:
         raise UsageError(f"{name} has no image files that could be skipped: leave skip_bad out.")
+    if cache is not None or workers is not None:
+        raise UsageError(f"{name} is always held in memory whole: leave cache and workers out.")
 
-    source, where = SOURCES[name], default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    source, where = SOURCES[name], default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
     if not source.here(where):
         for file in source.files:
             fetch(file, where, notify or to_stderr)
@@ -130,5 +137,5 @@ def is_here(name: str, data_dir: str | Path | None = None) -> bool:
         name: one of `NAMES`; what is called otherwise is never downloaded.
         data_dir: where its files would be; default `default_data_dir()`.
     """
-    where = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    where = default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
     return name not in SOURCES or SOURCES[name].here(where)

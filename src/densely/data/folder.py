@@ -36,7 +36,7 @@ def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
         DataError: no class folders, fewer than two classes, a class without images, two images of one name, parts
             with different classes, or an image that cannot be read.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is a file: name a folder with a sub-folder for each class, or a CSV of labels.")
     if not root.is_dir():

@@ -106,6 +106,10 @@ def read(
         UsageError: size, channels, cache or workers are impossible, or a file is gone.
         DataError: an image cannot be read; or, with `skip_bad`, none of a part or a class can.
     """
+    if channels not in (None, 1, 3, 4):
+        raise UsageError(
+            f"Images cannot be given {channels} channels: choose 1 (grey), 3 (colour) or 4 (with opacity)."
+        )
     if size is None or channels is None:
         own_size, own_channels = _defaults(listings["train"], skip_bad)
         size, channels = size or own_size, channels or own_channels

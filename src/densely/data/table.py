@@ -56,7 +56,7 @@ def load(path: str | Path, **reading: Unpack[Reading]) -> Parts:
         DataError: the table cannot be read, a line of it is wrong (the message names it), there are fewer than two
             classes, or a class has no training images.
     """
-    table = Path(path).expanduser()
+    table = Path(os.path.expanduser(path))
     if not table.is_file():
         raise UsageError(f"There is no table at {table}: check the path.")
     columns, rows = _rows(table)
@@ -133,7 +133,10 @@ def _separator(table: Path, text: str) -> str:
     if header is None:
         raise DataError(f"{table} is empty: name its columns in the first line, e.g. file,label.")
     for separator in SEPARATORS:
-        names = next(csv.reader([header], delimiter=separator, skipinitialspace=True))
+        try:
+            names = next(csv.reader([header], delimiter=separator, skipinitialspace=True))
+        except csv.Error:  # what this separator leaves is too long for a name
+            continue
         if any(name.strip().lower() in FILE_COLUMNS for name in names):
             return separator
     raise DataError(

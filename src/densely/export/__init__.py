@@ -25,7 +25,7 @@ from densely.export.checking import TOLERANCE, Answers, Checked, accuracy, answe
 from densely.export.description import Description, describe
 from densely.export.folding import fold
 from densely.export.formats import FORMATS, Format
-from densely.files import write_whole
+from densely.files import flush, write_whole
 from densely.model_file import Header, ModelFile
 from densely.model_file import write as write_model_file
 from densely.runs import Run, Weights
@@ -123,7 +123,8 @@ def export(
             )
         both = None if shown is None else (accuracy(expected, shown.labels), accuracy(found, shown.labels))
         checked.append(Checked(len(pixels), why if shown is None else None, part, difference, both))
-        # Before the model is put in its place: what cannot have its card is not announced.
+        flush(aside)
+        # Just before the model is put in its place: what cannot have its card is not announced.
         card.write(folder / card.FILE, trained, format, path.name, aside, description, checked[0], weights)
 
     made = not folder.exists()
@@ -133,6 +134,7 @@ def export(
     except BaseException as error:
         if made:
             with contextlib.suppress(OSError):
+                (folder / card.FILE).unlink(missing_ok=True)
                 folder.rmdir()
         if isinstance(error, OSError):
             raise DataError(f"The folder {folder} cannot be made: {error.strerror}.") from None

@@ -128,6 +128,8 @@ def _opened(
 ) -> tuple[Engine, list[Sample]]:
     """The network, and the samples that come with it."""
     if source.suffix.lower() == ENDING:
+        if weights != "final":
+            raise UsageError(f"{source} holds one set of weights: leave --weights out.")
         engine = Engine(source, threads)
         own = []
     else:

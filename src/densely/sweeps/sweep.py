@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -125,7 +126,7 @@ def sweep(
     asked["size"] = None if size is None else list(size)
     options = {
         "seed": seed,
-        "data_dir": None if data_dir is None else str(Path(data_dir).expanduser().resolve()),
+        "data_dir": None if data_dir is None else str(Path(os.path.expanduser(data_dir)).resolve()),
         "report": report,
         **data,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ class Beginning:
                 f"{path} has changed since the config was written: it says SHA-256 {saved.sha256[:12]}…, the file has "
                 f"{sha256[:12]}…; name the weights to start from anew."
             )
-        full = str(name) if pretrained.comes_along(name) else str(Path(name).expanduser().resolve())
+        full = str(name) if pretrained.comes_along(name) else str(Path(os.path.expanduser(name)).resolve())
         return cls(trained, full, sha256, freeze or (saved.freeze if saved is not None else None), rates)
 
     def preprocessing_fits(self, asked: str | None) -> None:

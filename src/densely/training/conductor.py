@@ -27,16 +27,19 @@ class Conductor(keras.callbacks.Callback):
         model: the network whose weights are written, with its probabilities.
         batches: what is trained on.
         writes: whether it writes anything; of several processes only the first does.
+        goes_on: from a checkpoint: what the run folder holds of the epochs before stays until that is remembered.
     """
 
-    def __init__(self, run: Run, model: keras.Model, batches: Batches, writes: bool = True) -> None:
+    def __init__(
+        self, run: Run, model: keras.Model, batches: Batches, writes: bool = True, goes_on: bool = False
+    ) -> None:
         super().__init__()
         self.run = run
         self.recipe = run.config.recipe
         self.whole_model = model
         self.batches = batches
         self.writes = writes
-        self.history = runs.HistoryFile(run.folder / "history.csv" if writes else None)
+        self.history = runs.HistoryFile(run.folder / "history.csv" if writes else None, begin=not goes_on)
         self.average = WeightAverage(model, self.recipe.ema) if self.recipe.ema else None
         self.best: tuple[float, float] | None = None
         self.best_epoch = 0

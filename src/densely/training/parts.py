@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def name_of(source: str | Path | Dataset | Parts) -> str:
         train = source.train if isinstance(source, Parts) else source
         return train.source.removesuffix("/train")
     name = str(source)
-    return name if name in data.NAMES else str(Path(name).expanduser().resolve())
+    return name if name in data.NAMES else str(Path(os.path.expanduser(name)).resolve())
 
 
 def is_files(source: str | Path | Dataset | Parts) -> bool:
@@ -128,6 +129,6 @@ def parts_of(run: Run, data_dir: str | Path | None = None) -> Parts:
         if recorded.get(part) != fingerprint:
             raise DataError(
                 f"The {part} part of {config.data} is not the one that {run.folder} was trained with: "
-                "the data have changed since."
+                "the data have changed since. Bring back what they were, or train again."
             )
     return parts

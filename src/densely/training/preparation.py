@@ -169,6 +169,12 @@ def prepare(
             preprocessing = Preprocessing.fit(parts.train.images, chosen.preprocessing)
     # A setting that does not fit these images is told before anything is built or written.
     augment(parts.train.images[:1], np.random.default_rng(0), chosen.augmentation, preprocessing)
+    height, width, _ = parts.train.input_shape
+    if chosen.shift_test >= min(height, width):
+        raise UsageError(
+            f"shift_test={chosen.shift_test} moves images of {height}×{width} out of themselves: it must be below "
+            f"{min(height, width)}."
+        )
     with computing_in(chosen.precision):
         whole = architecture.build(run_config.network)
     if begin is not None and run_config.start is not None:

@@ -98,7 +98,7 @@ def repeat(
         tune = saved.tune if tune is None else tune
     seed = seed or 0
     if (seeds is None) == (folds is None):
-        raise UsageError("Give either seeds or folds, not both.")
+        raise UsageError("Give either seeds or folds: how many trainings, with other seeds or on other parts.")
     count = seeds or folds or 0
     if count < 2:
         raise UsageError(f"{'--seeds' if seeds is not None else '--folds'} must be at least 2, not {count}.")

@@ -257,7 +257,7 @@ def _fit(
     batches = Batches(parts.train, *made, training=True, part=part)
     watched = parts.test if prepared.config.watches_test else parts.val
     to_watch = Batches(watched, *made, training=False, part=part) if watched else None
-    conductor = Conductor(run, prepared.network, batches, writes=world.first)
+    conductor = Conductor(run, prepared.network, batches, writes=world.first, goes_on=start is not None)
     bar = ProgressBar(console)
     events = [event_files.TensorBoard(conductor)] if tensorboard else []
     followers = [Follower(page, conductor)] if page is not None else []

@@ -160,6 +160,21 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(
     assert digest(folder) == whole[0]
 
 
+def test_what_cannot_be_gone_on_with_keeps_its_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = break_off("runs/digits-1")
+    history = (folder / "history.csv").read_bytes()
+    assert history.count(b"\n") == 2  # the names, and the first epoch
+
+    def other(*_: object) -> None:
+        raise DataError("The checkpoint is of another network or optimizer.")
+
+    monkeypatch.setattr(state, "put_tensors_back", other)
+    with pytest.raises(DataError, match="another network"):
+        train("digits", **QUICK)
+    assert (folder / "history.csv").read_bytes() == history
+
+
 def test_a_signal_before_the_first_step_ends_at_once(tmp_path: Path) -> None:
     program = "from densely.cli import main; print('up', flush=True); main()"
     command = [sys.executable, "-c", program, "train", "digits", "--out", str(tmp_path / "run"), *OPTIONS]

@@ -38,14 +38,23 @@ def launch(count: int, arguments: Sequence[str], patience: float) -> int:
         The exit code.
 
     Raises:
-        UsageError: if it is below 1, or there are not so many GPUs or cores.
+        UsageError: if it is below 1, or there are not so many GPUs or cores; if the patience is below 5 seconds.
         DenselyError: if the processes were killed, and none could tell.
     """
     _check(count)
+    place.check_patience(patience)
     processes: list[subprocess.Popen[bytes]] = []
     port = _port()
-    with _passed_on(processes):
-        processes += [_start(rank, count, port, arguments) for rank in range(count)]
+    with _passed_on(processes) as received:
+        try:
+            for rank in range(count):
+                processes.append(_start(rank, count, port, arguments))
+                for number in received:  # before this one was there
+                    processes[-1].send_signal(number)
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
         _wait(processes, patience + GRACE)
     first, *others = (process.returncode for process in processes)
     told = max(first, *others)
@@ -93,17 +102,19 @@ def _port() -> int:
 
 
 @contextlib.contextmanager
-def _passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM go to all processes."""
+def _passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM go to all processes; in the list are those that have come."""
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

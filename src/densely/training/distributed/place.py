@@ -34,6 +34,16 @@ class Place(NamedTuple):
     port: int
 
 
+def check_patience(seconds: float) -> None:
+    """Refuse less than processes need to give one another a sign.
+
+    Raises:
+        UsageError: for less than 5 seconds.
+    """
+    if not seconds >= 5:
+        raise UsageError(f"--peer-timeout must be at least 5 seconds, not {seconds:g}.")
+
+
 def find(variables: Mapping[str, str] = os.environ) -> Place | None:
     """This process's place; `None` if it is alone.
 

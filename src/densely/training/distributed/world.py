@@ -171,8 +171,7 @@ def joined(signals: StopSignals, patience: float = PATIENCE) -> Iterator[World]:
         DenselyError: in place of what is raised in the block: the first process says what happened in any of them,
             the others raise `ElsewhereError`.
     """
-    if not patience >= 5:
-        raise UsageError(f"--peer-timeout must be at least 5 seconds, not {patience:g}.")
+    places.check_patience(patience)
     place = places.find()
     if place is None:
         yield World()

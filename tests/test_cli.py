@@ -159,6 +159,9 @@ def test_predict_names_classes(place: Path, inside: Callable[..., Done]) -> None
     assert [row["image"] for row in rows] == ["one.png", "one.png"]
     assert len(rows[0]["top"]) == 5
     assert rows[0] == rows[1]
+    shutil.copy(place / "one.png", place / "caf\udce9.png")  # a name in Latin-1
+    (one,) = json.loads(inside("predict", "runs/digits-1", "caf\udce9.png", "--json", cwd=place).stdout)
+    assert (one["image"], one["top"][0]["class"]) == ("caf\udce9.png", rows[0]["top"][0]["class"])
     table = inside("predict", "runs/digits-1", "one.png", "--top", 2, cwd=place).stdout
     assert rows[0]["top"][0]["class"] in table
     assert "%" in table

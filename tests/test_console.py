@@ -15,6 +15,13 @@ def test_words_are_neither_markup_nor_coloured_nor_wrapped() -> None:
         assert file.getvalue() == f"{path}\n"
 
 
+def test_a_file_s_name_need_not_be_utf_8() -> None:
+    with io.TextIOWrapper(io.BytesIO(), encoding="utf-8") as file:
+        tell(Console(file=file), "caf\udce9.png, café.png")
+        file.seek(0)
+        assert file.read() == "caf�.png, café.png\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (86_400, "24:00:00"), (310_000, "3 days 14 h")],

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def tell(console: Console, text: object, *, style: str | None = None) -> None:
     """Print as it is: paths, names and errors are neither markup, nor coloured, nor wrapped."""
-    console.print(str(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    printable = str(text).encode(errors="surrogateescape").decode(errors="replace")  # a file's name may be no UTF-8
+    console.print(printable, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def counted(number: int, one: str) -> str:

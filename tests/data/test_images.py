@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -171,3 +172,9 @@ def test_usage():
         read_image(encoded(rgb), (8, 8), 2)
     with pytest.raises(UsageError, match="0x8"):
         read_image(encoded(rgb), (0, 8))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UsageError, match=r"pipe\.png is a pipe, which nobody may ever write to: name a file"):
+        read_image(tmp_path / "pipe.png", (8, 8), 1)

@@ -58,7 +58,8 @@ def predict(
             {"image": str(image), "top": [{"class": g.label, "probability": round(g.probability, 6)} for g in found]}
             for image, found in zip(files, guesses, strict=True)
         ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        # A file's name may be no UTF-8: JSON has an escape for that.
+        print(json.dumps(rows, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode())
         return
     for image, found in zip(files, guesses, strict=True):
         tell(out, image, style="bold")

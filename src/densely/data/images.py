@@ -96,6 +96,8 @@ def _opened(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> "Iter
     from PIL import Image, UnidentifiedImageError
 
     name = str(file) if isinstance(file, (str, Path)) else str(getattr(file, "name", "The image"))
+    if isinstance(file, (str, Path)) and Path(file).is_fifo():
+        raise UsageError(f"{name} is a pipe, which nobody may ever write to: name a file.")
     try:
         # Opened here, because Pillow leaves a file open that fails while its first bytes are read.
         with (

@@ -103,7 +103,7 @@ def main() -> None:
             _end(f"Out of memory: {remedy}.", 1)
         if os.environ.get("DENSELY_DEBUG"):
             raise
-        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
             _end(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 1)
         _end(
             f"Unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]} "

@@ -55,6 +55,22 @@ def test_it_is_raised_in_the_block_that_the_import_ends(tmp_path: Path, monkeypa
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_before_anything_has_begun_an_import_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(600)\n"
+    )
+    (tmp_path / "loading.py").write_text("def work():\n    import endless\n")
+    code = """
+import signal
+from densely.interruption import StopSignals
+from loading import work
+with StopSignals([signal.SIGINT], loaders="load"):
+    work()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "densely: interrupted.\n")
+
+
 def test_a_debugger_goes_on_tracing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "traced_one.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     monkeypatch.syspath_prepend(tmp_path)

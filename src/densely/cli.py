@@ -80,7 +80,7 @@ for command in (
 def main() -> None:
     """Run the command line; every failure ends as one sentence and an exit code, never as a traceback."""
     try:
-        with StopSignals([signal.SIGINT]):
+        with StopSignals([signal.SIGINT], loaders="densely.commands."):
             app(standalone_mode=True)
     except DenselyError as error:
         if _told_elsewhere(error):

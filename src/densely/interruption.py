@@ -47,10 +47,13 @@ class StopSignals:
 
     Args:
         numbers: of the signals.
+        loaders: what the names of modules begin with that import before they begin anything: while they do, a signal
+            ends the process at once. Default: there are none.
     """
 
-    def __init__(self, numbers: Sequence[signal.Signals] = SIGNALS) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals] = SIGNALS, loaders: str | None = None) -> None:
         self.numbers = numbers
+        self.loaders = loaders
         self.received: int | None = None
         self._deferring = False
         self._before: dict[int, Any] = {}
@@ -96,6 +99,9 @@ class StopSignals:
         if self._deferring:
             return
         if importing := self._importing(frame):
+            if self.loaders is not None and str(importing.f_globals["__name__"]).startswith(self.loaders):
+                os.write(sys.stderr.fileno(), b"densely: interrupted.\n")
+                _end_at_once(number)
             self._traced_by = sys.gettrace()  # a debugger, or what measures coverage; there again when this is left
             _raise_in(importing, Interrupted(number))
         else:

@@ -113,7 +113,7 @@ def test_killed_three_times_it_ends_with_the_very_same_weights(
 
 @pytest.mark.slow
 def test_killed_while_it_is_fine_tuned_it_ends_with_the_very_same_weights(tmp_path: Path) -> None:
-    train("digits", out=tmp_path / "first", **{**QUICK, "epochs": 1})
+    train("digits", out=tmp_path / "first", **{**QUICK, "model": "densenet-bc-16-8", "epochs": 1})
     options = [
         *("--weights", str(tmp_path / "first"), "--freeze", "dense_block_1", "--stage-rates", "0.4"),
         *("--optimizer", "muon", "--limit", "150", "--epochs", "2", "--batch-size", "32", "--save-every", "3"),

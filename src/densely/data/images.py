@@ -53,6 +53,18 @@ def image_info(file: str | Path | IO[bytes]) -> ImageInfo:
         return ImageInfo(image.height, image.width, _is_grey(image))
 
 
+def check_shape(size: tuple[int, int] | None, channels: int | None) -> None:
+    """Refuse a size or a number of channels that no image can be given; None stands for what is chosen later.
+
+    Raises:
+        UsageError: a side is below 1, or channels are not 1, 3 or 4.
+    """
+    if size is not None and min(size) < 1:
+        raise UsageError(f"An image cannot be fitted to {size[0]}x{size[1]} pixels: both sides must be at least 1.")
+    if channels is not None and channels not in _MODES:
+        raise UsageError(f"An image cannot be given {channels} channels: choose 1 (grey), 3 (RGB) or 4 (RGBA).")
+
+
 def read_image(
     file: str | Path | IO[bytes], size: tuple[int, int], channels: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
@@ -77,11 +89,8 @@ def read_image(
     """
     from PIL import Image, ImageOps
 
+    check_shape(size, channels)
     height, width = size
-    if height < 1 or width < 1:
-        raise UsageError(f"An image cannot be fitted to {height}x{width} pixels: both sides must be at least 1.")
-    if channels is not None and channels not in _MODES:
-        raise UsageError(f"An image cannot be read with {channels} channels: choose 1 (grey), 3 (RGB) or 4 (RGBA).")
     with _opened(file, max_pixels) as image:
         wanted = channels or (1 if _is_grey(image) else 3)
         upright = ImageOps.exif_transpose(image)

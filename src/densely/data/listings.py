@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from densely.console import counted
 from densely.data.dataset import Dataset, Parts, taken
 from densely.data.download import Notify, to_stderr
-from densely.data.images import image_info, read_image
+from densely.data.images import check_shape, image_info, read_image
 from densely.data.paths import Paths, placed
 from densely.data.streaming import Progress, Store, Streamed, default_cache, default_workers, size_in_words
 from densely.errors import DataError, UsageError
@@ -106,10 +106,7 @@ def read(
         UsageError: size, channels, cache or workers are impossible, or a file is gone.
         DataError: an image cannot be read; or, with `skip_bad`, none of a part or a class can.
     """
-    if channels not in (None, 1, 3, 4):
-        raise UsageError(
-            f"Images cannot be given {channels} channels: choose 1 (grey), 3 (colour) or 4 (with opacity)."
-        )
+    check_shape(size, channels)  # before memory is asked for
     if size is None or channels is None:
         own_size, own_channels = _defaults(listings["train"], skip_bad)
         size, channels = size or own_size, channels or own_channels
